@@ -1,0 +1,16 @@
+//! One member of a Conclave cluster. `ARCHITECTURE.md` is the map of the rooms; each room's `mod.rs` is its door.
+
+pub mod api;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod http;
+pub mod lease;
+pub mod members;
+pub mod metrics;
+pub mod mvcc;
+pub mod node;
+pub mod server;
+pub mod state;
+pub mod types;
+pub mod watch;
