@@ -10,6 +10,7 @@ use super::{
     encode::{Encoder, Shape},
     groups::{GroupId, Groups, Member, Wish},
     inbox::Arrival,
+    lagging::Past,
     progress,
     ring::Ring,
     stream::{Flow, Stream, Watcher},
@@ -102,9 +103,14 @@ impl Hub {
     /// A hub for a store that stands where `view` stands.
     #[must_use]
     pub fn new(options: HubOptions, view: &ReadView) -> Self {
+        Self::at(options, view.position.revision)
+    }
+
+    /// A hub for a store that has reached `revision`.
+    pub(super) fn at(options: HubOptions, revision: Revision) -> Self {
         Self {
             encoder: Encoder::new(options.cluster, options.member, options.max_fragment_bytes),
-            revision: view.position.revision,
+            revision,
             streams: BTreeMap::new(),
             groups: Groups::default(),
             behind: BTreeSet::new(),
@@ -143,6 +149,11 @@ impl Hub {
     /// `view` must give a view at least as new as everything in the inbox: apply makes its view known before it
     /// publishes. `now_ms` comes from a clock that never goes back.
     pub fn step(&mut self, inbox: &Inbox, view: &dyn Fn() -> Arc<ReadView>, now_ms: u64) -> bool {
+        self.step_over(inbox, &|| Past::of(view()), now_ms)
+    }
+
+    /// As `step`, over any history.
+    pub(super) fn step_over(&mut self, inbox: &Inbox, past: &dyn Fn() -> Past, now_ms: u64) -> bool {
         let mut arrivals = std::mem::take(&mut self.arrivals);
         let mut more = inbox.take(ARRIVALS_PER_STEP, &mut arrivals);
         for arrival in arrivals.drain(..) {
@@ -157,7 +168,7 @@ impl Hub {
         // Those who are synced need not wait for the reading below.
         self.wake();
         if !self.behind.is_empty() {
-            self.catch_up(view);
+            self.catch_up(past);
             self.wake();
         }
         if self.watchers == 0 {
@@ -353,6 +364,7 @@ impl Hub {
     fn drained(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.outbox.release();
+        self.owed.push(stream.outbox.clone());
         let Flow::Held { back } = &mut stream.flow else { return };
         while let Some(frame) = back.front() {
             let offered = stream.outbox.offer_all(std::iter::once(frame.watch_id), std::slice::from_ref(&frame.body));

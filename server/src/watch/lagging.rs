@@ -13,7 +13,8 @@ use super::{
     stream::Watcher,
 };
 use crate::{
-    mvcc::{Change, ReadView, feed},
+    error::Error,
+    mvcc::{Change, FeedChunk, Position, ReadView, feed},
     types::Revision,
 };
 
@@ -24,6 +25,21 @@ const WATCHERS_PER_STEP: usize = 4096;
 /// Bodies made in one step, as a multiple of the piece that was read: many groups may want the same piece, each its own
 /// part of it. What is left over reads the piece again, from memory in most cases.
 const PIECES_PER_STEP: usize = 4;
+
+/// How far history can be read at a moment, and how: from a revision on, about so many bytes.
+pub(super) struct Past {
+    pub(super) position: Position,
+    pub(super) feed: Feed,
+}
+
+pub(super) type Feed = Box<dyn Fn(Revision, usize) -> Result<FeedChunk, Error>>;
+
+impl Past {
+    pub(super) fn of(view: Arc<ReadView>) -> Self {
+        let position = view.position;
+        Self { position, feed: Box::new(move |from, max_bytes| feed(&view.view, position, from, max_bytes)) }
+    }
+}
 
 /// Whole revisions from `from` up to, but not with, `end`.
 struct Piece {
@@ -36,15 +52,15 @@ type Served = BTreeMap<(GroupId, Revision), Vec<(StreamId, i64)>>;
 
 impl Hub {
     /// One piece for the watchers that are furthest behind. Those of streams that are held are not among them.
-    pub(super) fn catch_up(&mut self, view: &dyn Fn() -> Arc<ReadView>) {
-        let now = view();
+    pub(super) fn catch_up(&mut self, past: &dyn Fn() -> Past) {
+        let now = past();
         assert!(now.position.revision >= self.revision, "apply makes a view known before it publishes");
         self.end_compacted(now.position.compacted);
         let Some((from, ..)) = self.behind.first().copied() else { return };
         if from < now.position.compacted {
             return;
         }
-        let Some(piece) = self.read(from, &now, view) else { return };
+        let Some(piece) = self.read(from, &now, past) else { return };
         self.stats.add_catch_up_chunk();
         let served = self.choose(piece.end);
         self.serve(&piece, served);
@@ -64,7 +80,7 @@ impl Hub {
     }
 
     /// None: while the store was read, what was read was compacted away; the next step sees that.
-    fn read(&self, from: Revision, now: &ReadView, view: &dyn Fn() -> Arc<ReadView>) -> Option<Piece> {
+    fn read(&self, from: Revision, now: &Past, past: &dyn Fn() -> Past) -> Option<Piece> {
         // Events of the compacted revision itself are told without what they replaced, and the store knows that.
         if from > now.position.compacted
             && let Some(runs) = self.ring.since(from, self.options.catch_up_bytes)
@@ -72,10 +88,10 @@ impl Hub {
             let end = runs.last().expect("the ring gives at least one revision").0.next();
             return Some(Piece { runs, end });
         }
-        let chunk = feed(&now.view, now.position, from, self.options.catch_up_bytes)
-            .expect("nothing below the compacted revision is asked for");
+        let chunk =
+            (now.feed)(from, self.options.catch_up_bytes).expect("nothing below the compacted revision is asked for");
         // Files may have been dropped under the reader once a later compaction was known.
-        if view().position.compacted > from {
+        if past().position.compacted > from {
             return None;
         }
         // The store may be ahead of what was published here: that comes with its own publish.

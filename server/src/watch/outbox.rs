@@ -34,11 +34,16 @@ impl Frame {
 
     /// Writes the whole encoded WatchResponse (without gRPC's five bytes before it).
     pub fn write(&self, into: &mut impl BufMut) {
+        self.write_id(into);
+        into.put_slice(&self.body);
+    }
+
+    /// Writes what comes before `body`, for a stream that sends a long body without copying it.
+    pub fn write_id(&self, into: &mut impl BufMut) {
         if self.watch_id != 0 {
             into.put_u8(WATCH_ID_TAG);
             encode_varint(self.watch_id.cast_unsigned(), into);
         }
-        into.put_slice(&self.body);
     }
 }
 
@@ -46,7 +51,7 @@ impl Frame {
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// Everything there was.
+    /// Everything there was; perhaps nothing.
     All,
     /// Everything there was, and the hub keeps more back: answer with [`super::Input::Drained`].
     AllSendDrained,
@@ -71,6 +76,8 @@ struct Inner {
     hold: Hold,
     closed: bool,
     waker: Option<Waker>,
+    /// The hold is over and the stream does not know yet; the next take ends at once, even without frames.
+    released: bool,
     /// The hub owes a wake and will give it at the end of its step.
     wake_owed: bool,
 }
@@ -100,10 +107,11 @@ impl Outbox {
         accepted
     }
 
-    /// Takes all frames (appended to `into`). Pending while there are none; the task is woken when there are.
+    /// Takes all frames (appended to `into`). Pending while there are none; the task is woken when there are. Without
+    /// frames it ends once when a hold is over, so that the task looks at `is_held` again.
     pub fn poll_take(&self, cx: &mut Context<'_>, into: &mut Vec<Frame>) -> Poll<Taken> {
         let mut inner = self.lock();
-        if inner.frames.is_empty() && !inner.closed {
+        if inner.frames.is_empty() && !inner.closed && !inner.released {
             if !inner.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 inner.waker = Some(cx.waker().clone());
             }
@@ -115,6 +123,7 @@ impl Outbox {
             into.append(&mut inner.frames);
         }
         inner.bytes = 0;
+        inner.released = false;
         Poll::Ready(if inner.closed {
             Taken::Closed
         } else if inner.hold == Hold::Held {
@@ -147,9 +156,12 @@ impl Outbox {
         Offered { served, owe_wake }
     }
 
-    /// Lets frames in again. The caller has kept what was refused and offers that first.
+    /// Lets frames in again. The caller has kept what was refused, offers that first, and wakes the task, which may have
+    /// stopped reading requests.
     pub(super) fn release(&self) {
-        self.lock().hold = Hold::Free;
+        let mut inner = self.lock();
+        inner.hold = Hold::Free;
+        inner.released = true;
     }
 
     /// No more frames will come.
@@ -158,11 +170,11 @@ impl Outbox {
         self.wake();
     }
 
-    /// Wakes the stream's task if there is something to take.
+    /// Wakes the stream's task: there is something to take, or it may read requests again.
     pub(super) fn wake(&self) {
         let mut inner = self.lock();
         inner.wake_owed = false;
-        let waker = if inner.frames.is_empty() && !inner.closed { None } else { inner.waker.take() };
+        let waker = inner.waker.take();
         // A waker may run code of the runtime: not under our lock.
         drop(inner);
         if let Some(waker) = waker {
