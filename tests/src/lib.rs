@@ -1,1 +1,13 @@
+//! Everything that judges the server from outside, and the tools for it.
+//!
+//! The oracle is the real etcd 3.7.1 with its own `etcdctl`, built from source by `scripts/peers.sh`. Whatever runs
+//! against Conclave here runs against etcd too, so that a wrong expectation shows as a failure of the oracle.
+//!
+//! Reading order: [`process`] starts a server of either kind, [`client`] talks to it, [`differential`] compares the two.
+//!
+//! *Rules.* A test waits for conditions and never sleeps; ports are the OS's choice; a test that cannot run says
+//! `skipped: no X` by [`process::skip`], and `.ci/run` fails on a skip that `tests/allowed-skips` does not name.
 
+pub mod client;
+pub mod differential;
+pub mod process;
