@@ -4,7 +4,7 @@ use bytes::Bytes;
 use conclave_proto::conclave::raft::v1::command;
 
 use super::{Answer, Status};
-use crate::{error::Error, mvcc::ReadView, types::LeaseId, watch::Inbox};
+use crate::{engine::Size, error::Error, mvcc::ReadView, types::LeaseId, watch::Inbox};
 
 /// The only async door to a member. One per api runtime (it owns that runtime's mailbox of answers).
 #[derive(Clone)]
@@ -23,6 +23,10 @@ impl Handle {
         todo!()
     }
     pub fn status(&self) -> Status {
+        todo!()
+    }
+    /// What the store takes on disk.
+    pub fn size(&self) -> Size {
         todo!()
     }
     pub fn watch_inbox(&self) -> &Inbox {

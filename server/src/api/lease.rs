@@ -1,0 +1,97 @@
+//! Leases: grant, revoke, keep alive, time to live, list.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use conclave_proto::{
+    conclave::raft::v1::{LeaseGrant, LeaseRevoke, command},
+    etcdserverpb as pb,
+};
+
+use super::{Api, body::Outgoing, frame, frame::Messages, kv::answered, status::Status};
+use crate::{error::Error, lease, node::Answer, state::Reply, types::LeaseId};
+
+/// etcd's `lease.MaxLeaseTTL`, in seconds.
+const MAX_TTL: i64 = 9_000_000_000;
+
+pub(super) async fn grant(api: &Api, message: Bytes, idempotency: Bytes) -> Result<Bytes, Status> {
+    let request: pb::LeaseGrantRequest = frame::decode(message)?;
+    if request.ttl > MAX_TTL {
+        return Err(Error::LeaseTTLTooLarge.into());
+    }
+    let ttl = request.ttl.max(minimum_ttl(api.limits.election_timeout));
+    // Chosen here and carried in the command, so that every member grants the same one.
+    let id = if request.id == 0 { choose_id() } else { request.id };
+    let command = command::Kind::LeaseGrant(LeaseGrant { id, ttl_ms: ttl * 1000 });
+    let answer = api.handle.propose(command, idempotency).await?;
+    Ok(answered!(api, answer, LeaseGrant))
+}
+
+/// etcd's floor: one and a half election timeouts, in whole seconds upwards, so that a lease outlives an election.
+fn minimum_ttl(election_timeout: Duration) -> i64 {
+    i64::try_from((election_timeout.as_millis() * 3).div_ceil(2000)).expect("election timeouts are below 50 s")
+}
+
+fn choose_id() -> i64 {
+    loop {
+        let id = rand::random::<i64>() & i64::MAX;
+        if id != 0 {
+            return id;
+        }
+    }
+}
+
+pub(super) async fn revoke(api: &Api, message: Bytes, idempotency: Bytes) -> Result<Bytes, Status> {
+    let request: pb::LeaseRevokeRequest = frame::decode(message)?;
+    let command = command::Kind::LeaseRevoke(LeaseRevoke { id: request.id, expired: false });
+    let answer = api.handle.propose(command, idempotency).await?;
+    Ok(answered!(api, answer, LeaseRevoke))
+}
+
+pub(super) async fn time_to_live(api: &Api, message: Bytes) -> Result<Bytes, Status> {
+    let request: pb::LeaseTimeToLiveRequest = frame::decode(message)?;
+    let view = api.handle.linearizable().await?;
+    let mut response = pb::LeaseTimeToLiveResponse {
+        header: Some(api.header(view.position.revision, api.handle.status().term)),
+        id: request.id,
+        ttl: -1,
+        ..Default::default()
+    };
+    let id = LeaseId(request.id);
+    if let Some((remaining_ms, granted_ms)) = api.handle.lease_remaining(id).await? {
+        response.ttl = remaining_ms / 1000;
+        response.granted_ttl = granted_ms / 1000;
+        if request.keys {
+            response.keys = api.readers.run(move || lease::keys(&view.view, id)).await?;
+        }
+    }
+    Ok(frame::encode(&response))
+}
+
+pub(super) async fn leases(api: &Api, message: Bytes) -> Result<Bytes, Status> {
+    let _: pb::LeaseLeasesRequest = frame::decode(message)?;
+    let ids = api.handle.lease_list().await?;
+    let response = pb::LeaseLeasesResponse {
+        header: Some(api.current_header()),
+        leases: ids.into_iter().map(|id| pb::LeaseStatus { id: id.0 }).collect(),
+    };
+    Ok(frame::encode(&response))
+}
+
+/// Answers each renewal in turn, until the client has no more.
+pub(super) async fn keep_alive<B>(api: &Api, mut messages: Messages<B>, out: &Outgoing) -> Result<(), Status>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    while let Some(message) = messages.next().await? {
+        let request: pb::LeaseKeepAliveRequest = frame::decode_streamed(message)?;
+        // The header is taken before the renewal: a client must not see a revision at which the lease was revoked
+        // already together with the news that it was renewed.
+        let header = api.current_header();
+        let ttl_ms = api.handle.lease_renew(LeaseId(request.id)).await?;
+        // A TTL of 0 says that there is no such lease.
+        let ttl = ttl_ms.map_or(0, |ms| ms / 1000);
+        out.send(frame::encode(&pb::LeaseKeepAliveResponse { header: Some(header), id: request.id, ttl })).await;
+    }
+    Ok(())
+}
