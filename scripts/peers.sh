@@ -6,12 +6,7 @@ cd "$(dirname "$0")/.."
 
 cache=${CONCLAVE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/conclave}
 say() { echo "peers: $*" >&2; }
-go=$(command -v go || true)
-[ -n "$go" ] || [ ! -x /usr/local/go/bin/go ] || go=/usr/local/go/bin/go
-if [ -z "$go" ]; then
-  say "no go: run scripts/setup.sh oracle, or install Go 1.26 or later"
-  exit 1
-fi
+go=$(scripts/setup.sh oracle)
 
 name=$(cd tests/peers && { "$go" version; find . -type f \( -name '*.go' -o -name 'go.*' \) | LC_ALL=C sort | xargs sha256sum; } | sha256sum | cut -c1-16)
 out=$cache/peers-$name

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"sort"
+	"strings"
 
 	_ "go.etcd.io/etcd/api/v3/authpb"
 	_ "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -16,7 +17,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 )
 
-// The packages that clients meet; raft_internal.proto shares etcdserverpb but never leaves a cluster.
+// The packages that clients meet. Two files of etcdserverpb never leave a cluster: what stands in its raft log.
 var packages = map[protoreflect.FullName]bool{
 	"authpb": true, "etcdserverpb": true, "mvccpb": true, "v3electionpb": true, "v3lockpb": true, "grpc.health.v1": true,
 }
@@ -24,7 +25,7 @@ var packages = map[protoreflect.FullName]bool{
 func main() {
 	var lines []string
 	protoregistry.GlobalFiles.RangeFiles(func(file protoreflect.FileDescriptor) bool {
-		internal := len(file.Path()) > 19 && file.Path()[len(file.Path())-19:] == "raft_internal.proto"
+		internal := strings.HasSuffix(file.Path(), "raft_internal.proto") || strings.HasSuffix(file.Path(), "etcdserver.proto")
 		if packages[file.Package()] && !internal {
 			lines = append(lines, services(file)...)
 			lines = append(lines, enums(file.Enums())...)

@@ -1,0 +1,33 @@
+# Short names for the scripts that do the work. Each installs what it needs on a fresh Debian or Ubuntu (or says what to
+# install), honours CARGO_TARGET_DIR, and may be run from anywhere with `make -C`.
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test verify lint bench format
+
+help: ## What can be done here
+	@echo 'Conclave: a coordination service that speaks the etcd v3 API.'
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@echo
+	@echo 'First time here? `make run`, then in another terminal the three lines that it prints.'
+
+run: ## Build and serve one member on 127.0.0.1:2379, data in ./data
+	@scripts/run.sh
+
+build: ## Build release/conclave under CARGO_TARGET_DIR (default ./target)
+	@scripts/build.sh
+
+test: ## Everything that a newcomer should see pass (a few minutes)
+	@scripts/test.sh
+
+verify: ## The long proofs: lint, licences, simulation, crash points, 100,000 operations against etcd
+	@scripts/verify.sh
+
+lint: ## Formatting, clippy without a warning, rules of the house
+	@scripts/lint.sh
+
+bench: ## One member against one etcd 3.7.1, interleaved; writes docs/benchmarks
+	@scripts/bench.sh
+
+format: ## Format everything
+	@cargo fmt --all
