@@ -95,7 +95,7 @@ func field(f protoreflect.FieldDescriptor) string {
 		oneof = " in " + string(f.ContainingOneof().Name())
 	}
 	repeated := ""
-	if f.IsList() {
+	if f.Cardinality() == protoreflect.Repeated {
 		repeated = "repeated "
 	}
 	return fmt.Sprintf("field %s = %d %s%s%s", f.FullName(), f.Number(), repeated, kind, oneof)
