@@ -260,7 +260,7 @@ impl Model {
                 30..45 => self.ask(),
                 45..65 => self.take_one(),
                 65..72 => self.pay_drained(),
-                72..92 => drop(self.step()),
+                72..92 => self.step(),
                 92..94 => self.open_or_close(),
                 94..97 => self.world.now_ms += self.rng.random_range(0..900),
                 97 => self.compact(),
