@@ -17,6 +17,9 @@ use crate::mvcc::{Change, KeyRange, Kind};
 /// Place of a group; free to be given again when the group is gone.
 pub(super) type GroupId = usize;
 
+/// Room for hits that a group keeps: a revision seldom changes more keys of one range, and there may be 100,000 groups.
+const HITS_KEPT: usize = 16;
+
 /// What is asked for: equal for all watchers of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wish {
@@ -215,6 +218,14 @@ impl Groups {
                 hit(ids);
             }
             ranges.stab(&change.kv.key, &mut hit);
+        }
+    }
+
+    /// Forgets the hits of groups that were touched, and the room for them if it was a lot.
+    pub(super) fn clear_hits(&mut self, touched: &mut Vec<GroupId>) {
+        for id in touched.drain(..) {
+            let hits = &mut self.group_mut(id).hits;
+            if hits.capacity() > HITS_KEPT { *hits = Vec::new() } else { hits.clear() }
         }
     }
 

@@ -62,13 +62,14 @@ impl HubOptions {
             progress_interval_ms: 600_000,
             // etcd's default request limit of 1.5 MiB and its 512 KiB for what is around a request.
             max_fragment_bytes: 2 << 20,
-            // About 4,000 changes of 256 B, or about 4 ms: synced watchers wait no longer for their events.
-            catch_up_bytes: 1 << 20,
+            // About 1,000 changes of 256 B, or 1 ms: synced watchers wait no longer for their events.
+            catch_up_bytes: 256 << 10,
             // A second of 20,000 puts of 256 B.
             ring_bytes: 8 << 20,
-            // One client library keeps thousands of watches on one stream; the sums bound memory (about 300 B each).
-            max_watchers_per_stream: 100_000,
-            max_watchers: 1_000_000,
+            // What one client may take of the member's bound, which bounds memory: up to about 600 B for a watcher with a
+            // range of its own, so 60 MB.
+            max_watchers_per_stream: 10_000,
+            max_watchers: 100_000,
         }
     }
 }

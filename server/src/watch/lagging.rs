@@ -145,9 +145,7 @@ impl Hub {
             }
         }
 
-        for id in touched.drain(..) {
-            self.groups.group_mut(id).hits.clear();
-        }
+        self.groups.clear_hits(&mut touched);
         self.touched = touched;
     }
 

@@ -14,6 +14,9 @@ const WATCH_ID_TAG: u8 = 0x10;
 /// What a frame costs beside its body: the entry in the queue and the prefix that the stream puts before the message.
 const FRAME_OVERHEAD: usize = size_of::<Frame>() + 16;
 
+/// Room for frames that an idle outbox keeps: 40 KiB, and there may be 10,000 streams.
+const FRAMES_KEPT: usize = 1024;
+
 /// One WatchResponse but for its watch id: `body` is the encoded rest, shared between watchers.
 ///
 /// Fields of a protobuf message may come in any order, so the stream writes field 2 (unless the id is 0, which proto3
@@ -119,6 +122,10 @@ impl Outbox {
         }
         if into.is_empty() {
             std::mem::swap(into, &mut inner.frames);
+            // The two lists take turns; what a burst made large goes with it.
+            if inner.frames.capacity() > FRAMES_KEPT {
+                inner.frames = Vec::new();
+            }
         } else {
             into.append(&mut inner.frames);
         }

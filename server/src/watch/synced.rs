@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     StreamId,
+    encode::Shape,
     groups::{GroupId, Member},
     hub::Hub,
     stream::Watcher,
@@ -76,27 +77,26 @@ impl Hub {
         let mut touched = std::mem::take(&mut self.touched);
         self.groups.match_all(changes.iter(), |_, group| !group.synced.is_empty(), &mut touched);
         // Most revisions make one change, and then all groups of a shape are told the same.
-        let mut whole: Vec<(super::encode::Shape, Vec<Bytes>)> = Vec::new();
-        for id in touched.drain(..) {
-            let group = self.groups.group_mut(id);
-            let hits = std::mem::take(&mut group.hits);
-            let shape = group.wish.shape;
-            let known = if hits.len() == changes.len() { whole.iter().find(|(of, _)| *of == shape) } else { None };
-            let bodies = if let Some((_, bodies)) = known {
-                bodies.clone()
-            } else {
-                let events: Vec<&Change> = hits.iter().map(|hit| &changes[*hit as usize]).collect();
-                let bodies = self.encoder.events(self.revision, &events, shape);
-                if hits.len() == changes.len() {
-                    whole.push((shape, bodies.clone()));
+        let mut whole: Vec<(Shape, Arc<[Bytes]>)> = Vec::new();
+        for &id in &touched {
+            let group = self.groups.group(id);
+            let (hits, shape) = (&group.hits, group.wish.shape);
+            let all = hits.len() == changes.len();
+            let bodies = match whole.iter().find(|(of, _)| all && *of == shape) {
+                Some((_, bodies)) => bodies.clone(),
+                None => {
+                    let events: Vec<&Change> = hits.iter().map(|hit| &changes[*hit as usize]).collect();
+                    let bodies: Arc<[Bytes]> = self.encoder.events(self.revision, &events, shape).into();
+                    if all {
+                        whole.push((shape, bodies.clone()));
+                    }
+                    bodies
                 }
-                bodies
             };
-            self.tell_group(id, &bodies, hits.len());
-            let mut hits = hits;
-            hits.clear();
-            self.groups.group_mut(id).hits = hits;
+            let events = hits.len();
+            self.tell_group(id, &bodies, events);
         }
+        self.groups.clear_hits(&mut touched);
         self.touched = touched;
     }
 

@@ -296,10 +296,14 @@ impl Model {
             ops.push((key, put));
         }
         let ops: Vec<(&[u8], Option<&[u8]>)> = ops.iter().map(|(key, put)| (*key, put.as_deref())).collect();
-        self.world.write(&ops);
+        self.world.write_only(&ops);
+        if self.rng.random_bool(0.7) {
+            self.world.publish();
+        }
     }
 
     fn lose(&mut self) {
+        self.world.publish();
         if self.world.store.borrow_mut().apply(&[(b"a", Some(b"lost"))]).is_some() {
             let revision = self.world.store.borrow().revision;
             self.world.inbox.publish(revision, Published::TooMany);
@@ -440,6 +444,7 @@ impl Model {
     /// Everyone takes everything: then nothing may be owed, and everyone that lives is synced.
     fn finish(&mut self) {
         self.world.store.borrow_mut().trap = None;
+        self.world.publish();
         for _ in 0..100_000 {
             self.pay_drained();
             self.world.settle();

@@ -187,3 +187,12 @@ fn inbox_wakes_its_hub() {
     assert_eq!(arrived, ["create"]);
     assert!(!running, "stopped");
 }
+
+#[test]
+fn hub_and_queues_may_go_to_threads() {
+    fn shared<T: Send + Sync>() {}
+    fn moved<T: Send>() {}
+    shared::<Inbox>();
+    shared::<Outbox>();
+    moved::<crate::watch::Hub>();
+}

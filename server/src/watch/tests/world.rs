@@ -130,6 +130,7 @@ pub(super) struct World {
     pub(super) store: Rc<RefCell<Store>>,
     pub(super) outboxes: BTreeMap<StreamId, Arc<Outbox>>,
     pub(super) now_ms: u64,
+    unpublished: Vec<(Revision, Vec<Change>)>,
 }
 
 impl World {
@@ -137,7 +138,7 @@ impl World {
         let mut hub = Hub::at(options, Revision::FIRST);
         hub.set_term(Term(3));
         let store = Rc::new(RefCell::new(Store::new()));
-        Self { hub, inbox, store, outboxes: BTreeMap::new(), now_ms: 0 }
+        Self { hub, inbox, store, outboxes: BTreeMap::new(), now_ms: 0, unpublished: Vec::new() }
     }
 
     pub(super) fn open(&mut self, max_bytes: usize) -> StreamId {
@@ -149,9 +150,21 @@ impl World {
     }
 
     pub(super) fn write(&mut self, ops: Ops<'_>) {
+        self.write_only(ops);
+        self.publish();
+    }
+
+    /// The store has it, the hub does not know yet.
+    pub(super) fn write_only(&mut self, ops: Ops<'_>) {
         let Some(changes) = self.store.borrow_mut().apply(ops) else { return };
         let revision = self.store.borrow().revision;
-        self.inbox.publish(revision, Published::Changes(changes.into()));
+        self.unpublished.push((revision, changes));
+    }
+
+    pub(super) fn publish(&mut self) {
+        for (revision, changes) in self.unpublished.drain(..) {
+            self.inbox.publish(revision, Published::Changes(changes.into()));
+        }
     }
 
     pub(super) fn step(&mut self) -> bool {
