@@ -120,5 +120,7 @@ errors! {
     DeadlineExceeded => DeadlineExceeded, "etcdserver: context deadline exceeded";
     NotPrimaryLessor => Unknown, "not a primary lessor";
     StreamCustomSort => Unimplemented, "RangeStream does not support custom sort orders";
+    IdempotencyKeyTooLong => InvalidArgument, "conclave: idempotency key is longer than 256 bytes";
+    IdempotencyKeyReused => InvalidArgument, "conclave: idempotency key was given to another request";
     StreamRevisionFilter => Unimplemented, "RangeStream does not support revision filters";
 }

@@ -59,3 +59,12 @@ pub enum MetaKey {
     /// Cluster version.
     ClusterVersion,
 }
+
+impl<'a> Key<'a> {
+    pub fn encode(&self) -> Vec<u8> {
+        todo!()
+    }
+    pub fn decode(_f: Family, _k: &'a [u8]) -> Result<Self, ()> {
+        todo!()
+    }
+}

@@ -118,3 +118,8 @@ pub struct Size {
     pub on_disk: u64,
     pub in_use: u64,
 }
+
+/// The store cannot be read or written, or holds what cannot be: stops the process.
+pub fn fatal(context: &str, error: impl std::fmt::Display) -> ! {
+    panic!("{context}: {error}")
+}

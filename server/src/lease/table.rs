@@ -1,30 +1,94 @@
-//! id → granted TTL, and which keys hang on it. All of it in the engine, nothing in memory.
+//! The replicated table: id to granted TTL, and which keys hang on each lease. All of it in the engine, nothing in memory.
+//!
+//! Values, version 1: of a lease the TTL in milliseconds as a varint; of an attached key nothing.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::encoding::{decode_varint, encode_varint};
+
 use crate::{
-    engine::{Batch, Read},
+    engine::{self, Batch, Family, Key, Read},
     types::LeaseId,
 };
-use bytes::Bytes;
 
-pub fn ttl_ms(_read: &impl Read, _id: LeaseId) -> Option<i64> {
-    todo!()
+/// First byte of every value of both families.
+const VERSION: u8 = 1;
+const ATTACHED: Bytes = Bytes::from_static(&[VERSION]);
+
+/// The granted TTL; none: there is no such lease.
+#[must_use]
+pub fn ttl_ms(read: &impl Read, id: LeaseId) -> Option<i64> {
+    read.get(&Key::Lease(id)).map(|value| read_ttl(id, &value))
 }
-pub fn grant(_batch: &mut Batch, _id: LeaseId, _ttl_ms: i64) {
-    todo!()
+
+pub fn grant(batch: &mut Batch, id: LeaseId, ttl_ms: i64) {
+    batch.put(&Key::Lease(id), encode_ttl(ttl_ms));
 }
-pub fn remove(_batch: &mut Batch, _id: LeaseId) {
-    todo!()
+
+/// Forgets the lease itself. Its keys must have been detached before.
+pub fn remove(batch: &mut Batch, id: LeaseId) {
+    batch.delete(&Key::Lease(id));
 }
-pub fn attach(_batch: &mut Batch, _id: LeaseId, _key: &[u8]) {
-    todo!()
+
+pub fn attach(batch: &mut Batch, id: LeaseId, key: &[u8]) {
+    batch.put(&Key::LeaseKey { lease: id, key }, ATTACHED);
 }
-pub fn detach(_batch: &mut Batch, _id: LeaseId, _key: &[u8]) {
-    todo!()
+
+pub fn detach(batch: &mut Batch, id: LeaseId, key: &[u8]) {
+    batch.delete(&Key::LeaseKey { lease: id, key });
 }
+
 /// Keys on the lease, in order.
-pub fn keys(_read: &impl Read, _id: LeaseId) -> Vec<Bytes> {
-    todo!()
+#[must_use]
+pub fn keys(read: &impl Read, id: LeaseId) -> Vec<Bytes> {
+    keys_from(read, id, &[], usize::MAX)
 }
+
+/// At most `max` keys on the lease, in order, from `first` on.
+#[must_use]
+pub fn keys_from(read: &impl Read, id: LeaseId, first: &[u8], max: usize) -> Vec<Bytes> {
+    let from = Key::LeaseKey { lease: id, key: first }.encode();
+    let next = id.0.checked_add(1).map(|next| Key::LeaseKey { lease: LeaseId(next), key: &[] }.encode());
+    let mut cursor = read.scan(Family::LeaseKeys, &from, next.as_deref());
+    let mut found = Vec::new();
+    while found.len() < max && cursor.valid() {
+        let Ok(Key::LeaseKey { key, .. }) = Key::decode(Family::LeaseKeys, cursor.key()) else {
+            engine::fatal("table of lease keys", format!("a key below lease {:x} that is no lease key", id.0))
+        };
+        found.push(Bytes::copy_from_slice(key));
+        cursor.next();
+    }
+    found
+}
+
 /// All leases: (id, granted TTL in ms), by id.
-pub fn all(_read: &impl Read) -> Vec<(LeaseId, i64)> {
-    todo!()
+#[must_use]
+pub fn all(read: &impl Read) -> Vec<(LeaseId, i64)> {
+    let mut found = Vec::new();
+    let mut cursor = read.scan(Family::Leases, &[], None);
+    while cursor.valid() {
+        let Ok(Key::Lease(id)) = Key::decode(Family::Leases, cursor.key()) else {
+            engine::fatal("table of leases", "a key that is no lease id")
+        };
+        found.push((id, read_ttl(id, cursor.value())));
+        cursor.next();
+    }
+    found
+}
+
+fn read_ttl(id: LeaseId, value: &[u8]) -> i64 {
+    decode_ttl(value)
+        .unwrap_or_else(|| engine::fatal("table of leases", format!("the value of lease {:x} cannot be read", id.0)))
+}
+
+pub(super) fn encode_ttl(ttl_ms: i64) -> Bytes {
+    let mut out = BytesMut::with_capacity(10);
+    out.put_u8(VERSION);
+    encode_varint(u64::try_from(ttl_ms).expect("a granted TTL is positive"), &mut out);
+    out.freeze()
+}
+
+pub(super) fn decode_ttl(value: &[u8]) -> Option<i64> {
+    let (VERSION, mut rest) = value.split_first().map(|(version, rest)| (*version, rest))? else { return None };
+    let ttl = i64::try_from(decode_varint(&mut rest).ok()?).ok()?;
+    rest.is_empty().then_some(ttl)
 }

@@ -39,7 +39,7 @@ impl<'b> Changes<'b> {
         todo!()
     }
     /// Deletes the keys of the range that exist, at most `max_bytes` of pre-images at a time; returns them; `done` false: call again.
-    pub fn delete(&mut self, _range: &KeyRange) -> Vec<KeyValue> {
+    pub fn delete(&mut self, _range: &KeyRange) -> (Vec<KeyValue>, bool) {
         todo!()
     }
     /// Changes so far (also those of earlier pieces).

@@ -1,18 +1,72 @@
-//! The replicated state machine. (door essay to be written by the room's builder)
+//! The replicated state machine: committed entries go in one after the other, and on every member the same state, the
+//! same replies and the same events come out. This is the only room that puts the tables together: the key space, the
+//! leases, the members, and the answers that are remembered for retries.
+//!
+//! *Invariants*
+//! - Inputs are the entry and the state, nothing else: no clock, no randomness, no order of a hash map (`determinism`
+//!   test: the same entries in other groups give the same bytes).
+//! - An entry is applied whole or not at all, whatever a crash leaves. All that it writes is in one engine batch with the
+//!   applied index, the term, raft's ConfState and the revision, which are one value. An entry too wide for one batch is
+//!   written in pieces with a mark, goes on from the mark when it is applied again, and ends in the same state (`pieces`
+//!   test crashes between any two of them).
+//! - An entry at or below the applied index changes nothing; a hole stops the member (`a_hole_stops`).
+//! - What fails has changed nothing: everything that can fail is checked before the first write (assert in `apply`).
+//! - A txn makes one revision, or none when it changed nothing (scripts, `model` test).
+//! - What was published is whole: readers see the state after an entry, never within one; and it is published before
+//!   anyone is answered (`State::commit`).
+//! - Nothing held in memory grows with the state: a batch is bounded, and so are the events of one revision. Replies
+//!   hold what the client asked for, as large as that is.
+//!
+//! *Life of an entry*
+//! 1. `apply` skips what was applied, refuses a hole, a level above ours and a command that we do not know: it stops
+//!    rather than guess, since a member that guesses differs from the others for ever.
+//! 2. A request that carries a client's idempotency key is looked up in the window (`requests`). If it was applied
+//!    before, its outcome is told again.
+//! 3. `command` checks and changes; `txn` evaluates all compares first, then checks all operations of the branches
+//!    taken, then executes them. `work` counts sub-revisions, gathers events, and cuts pieces.
+//! 4. The outcome is remembered, the applied index moves, and after the last entry of the call the batch is written and
+//!    the view is published.
+//!
+//! *A wide entry.* `work` writes a piece whenever the batch passes 16 MiB, with the applied index of the entry *before*
+//! and a mark: where in the list of operations it stands, what the compares said, how many keys each delete deleted. A
+//! crash then leaves a store with half an entry in it. Nothing is answered from such a store: [`State::unfinished`]
+//! tells of it, and the entry, which was committed, is the first to be applied. Compares are not evaluated again, since
+//! the state that they saw is gone; a delete that stood half done deletes what is left.
+//!
+//! *Not here*: proposing and waiting (`node`), who may do what (`auth`), how versions lie on disk (`mvcc`), when a
+//! lease runs out (`lease::Expiry`), dropping compacted history (`engine`, at `node`'s bidding), quota (never decided
+//! by a size below the log).
+//!
+//! References: etcd's `server/etcdserver/txn` and `api/v3rpc/key.go` for behaviour; `docs/disk-format.md` for values.
 
 mod apply;
+mod command;
+mod compare;
 mod guard;
+mod meta;
+mod query;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod txn;
+mod work;
 
 use std::sync::Arc;
 
 use conclave_proto::{conclave::raft::v1 as entry, etcdserverpb as pb};
 
+pub use apply::State;
+pub use guard::{
+    IDEMPOTENCY_KEY_MAX_BYTES, check_delete_range, check_idempotency_key, check_put, check_range, check_range_stream,
+    check_txn,
+};
+pub use query::{header, query, range_reply};
+pub use requests::WINDOW_KEYS;
+pub use txn::{is_read_only, is_serializable, read_txn};
+
 use crate::{
-    engine::Engine,
     error::Error,
-    mvcc::{Change, ReadView},
+    mvcc::Change,
     types::{LeaseId, LogIndex, Revision, Term},
 };
 
@@ -24,7 +78,8 @@ pub const LEVEL: u32 = 1;
 pub struct Committed {
     pub index: LogIndex,
     pub term: Term,
-    pub entry: Option<entry::Entry>, /* None: a new leader's empty entry */
+    /// None: the empty entry of a new leader.
+    pub entry: Option<entry::Entry>,
 }
 
 /// What applying one entry did: pure data.
@@ -33,6 +88,7 @@ pub struct Applied {
     pub index: LogIndex,
     pub request: Option<entry::RequestId>,
     pub reply: Result<Reply, Error>,
+    /// Of the key space after the entry; of a request that was applied before, after that.
     pub revision: Revision,
     pub effects: Effects,
 }
@@ -45,6 +101,7 @@ pub struct Effects {
     pub compacted: Option<Revision>,
 }
 
+/// What the entry changed, all of it in the revision that it made.
 #[derive(Clone, Debug, Default)]
 pub enum Events {
     #[default]
@@ -53,14 +110,15 @@ pub enum Events {
     /// Too many to hold: who watches reads them from the change log.
     TooMany,
 }
-#[derive(Clone, Copy, Debug)]
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseEffect {
     Granted { id: LeaseId, ttl_ms: i64 },
     Revoked { id: LeaseId },
 }
 
 /// Replies as etcd's messages; headers carry only the revision (the api adds the rest).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     Put(pb::PutResponse),
     DeleteRange(pb::DeleteRangeResponse),
@@ -68,66 +126,25 @@ pub enum Reply {
     Compact(pb::CompactionResponse),
     LeaseGrant(pb::LeaseGrantResponse),
     LeaseRevoke(pb::LeaseRevokeResponse),
+    /// Nobody is told anything: an empty entry, a member's publication, an expiry that came too late.
     Done,
 }
 
-/// The state machine over an engine.
-pub struct State {
-    /* engine, position, applied, conf_state bytes, … */ _engine: Engine,
-    _s: std::marker::PhantomData<Term>,
-}
-
-impl State {
-    /// Opens the state that the engine holds; `None` in `applied` terms: a fresh store is revision 1, applied 0.
-    pub fn open(_engine: Engine) -> Self {
-        todo!()
-    }
-    pub fn read_view(&self) -> Arc<ReadView> {
-        todo!()
-    }
-    pub fn applied(&self) -> (LogIndex, Term) {
-        todo!()
-    }
-    /// Raft's membership as of the applied index: opaque bytes of raft's ConfState, kept in the same batch as `applied`.
-    pub fn conf_state(&self) -> &[u8] {
-        todo!()
-    }
-    /// First start only: writes initial members and ConfState, flushes.
-    pub fn bootstrap(&mut self, _members: &[crate::members::Member], _conf_state: Vec<u8>) {
-        todo!()
-    }
-    /// Applies committed entries in order in one engine write (more where an entry is too wide), and publishes the view.
-    pub fn apply(&mut self, _entries: Vec<Committed>) -> Vec<Applied> {
-        todo!()
-    }
-    /// What of it a crash now would leave: (applied index, compacted revision).
-    pub fn persisted(engine: &Engine) -> (LogIndex, Revision) {
-        let _ = engine;
-        todo!()
-    }
-}
-
-/// Stateless checks that need no key space, as etcd makes them before it proposes (order of etcd's checkers).
-pub fn check_put(_r: &pb::PutRequest) -> Result<(), Error> {
-    todo!()
-}
-pub fn check_range(_r: &pb::RangeRequest) -> Result<(), Error> {
-    todo!()
-}
-pub fn check_delete_range(_r: &pb::DeleteRangeRequest) -> Result<(), Error> {
-    todo!()
-}
-pub fn check_txn(_r: &pb::TxnRequest, _max_ops: usize) -> Result<(), Error> {
-    todo!()
-}
-/// A txn whose every op is a Range never goes through the log; answered from a view.
-pub fn is_read_only(_r: &pb::TxnRequest) -> bool {
-    todo!()
-}
-pub fn read_txn(_view: &ReadView, _r: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
-    todo!()
-}
-/// etcd's RangeRequest as a query.
-pub fn query(_r: &pb::RangeRequest) -> Result<crate::mvcc::Query, Error> {
-    todo!()
+/// Why this member may not go on. It is left as it was before the entry; the text says what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    #[error(
+        "log entry {index} needs feature level {required}, this program has level {LEVEL}; nothing was lost: start this \
+         member with a version that has level {required}"
+    )]
+    Level { index: LogIndex, required: u32 },
+    #[error(
+        "log entry {index} holds a command that this program does not know; nothing was lost: start this member with the \
+         version that the other members run"
+    )]
+    UnknownCommand { index: LogIndex },
+    #[error(
+        "log entry {index} came after entry {applied}: what lies between is missing, and applying on would lose it"
+    )]
+    Hole { applied: LogIndex, index: LogIndex },
 }
