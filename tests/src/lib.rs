@@ -3,7 +3,8 @@
 //! The oracle is the real etcd 3.7.1 with its own `etcdctl`, built from source by `scripts/peers.sh`. Whatever runs
 //! against Conclave here runs against etcd too, so that a wrong expectation shows as a failure of the oracle.
 //!
-//! Reading order: [`process`] starts a server of either kind, [`client`] talks to it, [`differential`] compares the two.
+//! Reading order: [`process`] starts a server of either kind, [`client`] talks to it, [`differential`] compares the two,
+//! [`sim`] is a machine that crashes on command.
 //!
 //! *Rules.* A test waits for conditions and never sleeps; ports are the OS's choice; a test that cannot run says
 //! `skipped: no X` by [`process::skip`], and `.ci/run` fails on a skip that `tests/allowed-skips` does not name.
@@ -11,3 +12,4 @@
 pub mod client;
 pub mod differential;
 pub mod process;
+pub mod sim;

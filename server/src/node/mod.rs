@@ -1,6 +1,7 @@
 //! The I/O shell. (door essay to be written by the room's builder)
 
 mod core;
+pub mod datadir;
 mod drive;
 mod handle;
 pub mod log;

@@ -160,10 +160,11 @@ pub(super) fn judge<I: LogIo>(io: &Arc<I>, log_id: u64) -> Result<Judged<I>, Ope
     Ok(Judged { hard, index, active: *active, end, chain, mark, commit, torn, free, next_slot, next_generation })
 }
 
-type Segments<F> = BTreeMap<u64, (Header, Arc<SegmentFile<F>>)>;
+/// A segment's head and its file.
+type Segment<F> = (Header, Arc<SegmentFile<F>>);
 
 /// The segments of the log, oldest first, by the links from each to the one before it.
-fn line_up<F>(slot: &Slot, segments: &mut Segments<F>) -> Result<Vec<(Header, Arc<SegmentFile<F>>)>, OpenError> {
+fn line_up<F>(slot: &Slot, segments: &mut BTreeMap<u64, Segment<F>>) -> Result<Vec<Segment<F>>, OpenError> {
     let mut chosen = Vec::new();
     let mut wanted = slot.active_generation;
     loop {
@@ -209,7 +210,6 @@ impl<I: LogIo> Reading<'_, I> {
     }
 
     /// The segment that was written last: its mark says what must be there, and behind it anything may be.
-    #[expect(clippy::type_complexity, reason = "four findings of one scan, taken apart at the only call")]
     fn open_end(
         &mut self,
         header: &Header,

@@ -1,5 +1,7 @@
 //! Unit tests of the log room on real files. What crashes do to it stands in the test crate (`log_torture`).
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::Bytes;
 
 use super::*;
@@ -82,18 +84,18 @@ fn a_conflicting_tail_is_replaced() {
 fn segments_are_used_again() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, _) = open(dir.path());
-    for n in 1..=2_000 {
+    for n in 1..=500 {
         let _ = store.persist(&batch(n, state(1, 0, n - 1), vec![entry(n, 1, 200)])).unwrap();
         store.prepare().unwrap();
         store.cut_below(LogIndex(n.saturating_sub(10).max(1))).unwrap();
     }
     let files = std::fs::read_dir(dir.path()).unwrap().count();
-    assert!(files <= 6, "2,000 records fit about 130 segments, of which {files} files may stay");
+    assert!(files <= 6, "500 records fit about 33 segments, of which {files} files may stay");
     let first = store.reader().first_index();
     drop(store);
     let (store, recovered) = open(dir.path());
-    assert_eq!((recovered.first, recovered.last), (first, LogIndex(2_000)));
-    assert_eq!(store.reader().read(LogIndex(1_990), LogIndex(2_001), u64::MAX).unwrap().len(), 11);
+    assert_eq!((recovered.first, recovered.last), (first, LogIndex(500)));
+    assert_eq!(store.reader().read(LogIndex(490), LogIndex(501), u64::MAX).unwrap().len(), 11);
 }
 
 #[test]
@@ -122,4 +124,76 @@ fn merged_batches_keep_what_counts() {
     assert_eq!((first.ready, first.hard_state), (3, Some(state(2, 1, 1))));
     first.merge(batch(4, state(3, 0, 1), vec![entry(1, 3, 1)]));
     assert_eq!(first.entries.len(), 1);
+}
+
+/// What version 0.1 wrote must stay readable for ever: a log with each kind of record and both places of each slot.
+#[test]
+fn golden_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(dir.path());
+    let kinds = [EntryKind::Normal, EntryKind::ConfChange, EntryKind::ConfChangeV2];
+    let entries = kinds.into_iter().zip(1..).map(|(kind, index)| LogEntry { kind, ..entry(index, 2, 5) }).collect();
+    let _ = store.persist(&batch(1, state(2, 0xab, 1), entries)).unwrap();
+    let _ = store.persist(&batch(2, state(2, 0xab, 3), vec![entry(3, 2, 0)])).unwrap_or_else(|e| panic!("{e}"));
+    drop(store);
+    let mut text = String::new();
+    for name in ["hard-state", "00000000.seg"] {
+        dump(name, &std::fs::read(dir.path().join(name)).unwrap(), &mut text);
+    }
+    assert_eq!(text, include_str!("golden/log"));
+}
+
+/// Lines of 16 bytes that are not all zero.
+fn dump(name: &str, bytes: &[u8], out: &mut String) {
+    use std::fmt::Write as _;
+    writeln!(out, "{name} {} bytes", bytes.len()).unwrap();
+    for (line, bytes) in bytes.chunks(16).enumerate().filter(|(_, bytes)| bytes.iter().any(|byte| *byte != 0)) {
+        let hex: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        writeln!(out, "{:6} {}", line * 16, hex.join(" ")).unwrap();
+    }
+}
+
+/// The files of the golden dump, put together again, open as the log that was written.
+#[test]
+fn golden_files_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    for line in include_str!("golden/log").lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        if let [name, len, "bytes"] = words[..] {
+            files.push((name.to_owned(), vec![0; len.parse().unwrap()]));
+            continue;
+        }
+        let at: usize = words[0].parse().unwrap();
+        let bytes = words[1..].iter().map(|byte| u8::from_str_radix(byte, 16).unwrap());
+        bytes.zip(&mut files.last_mut().unwrap().1[at..]).for_each(|(byte, place)| *place = byte);
+    }
+    for (name, bytes) in files {
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    let (store, found) = open(dir.path());
+    assert_eq!((found.hard_state, found.last, found.epoch), (state(2, 0xab, 3), LogIndex(3), 2));
+    let read = store.reader().read(LogIndex(1), LogIndex(4), u64::MAX).unwrap();
+    assert_eq!(read[0], entry(1, 2, 5));
+    assert_eq!(read[1].kind, EntryKind::ConfChange);
+    assert_eq!(read[2], entry(3, 2, 0));
+}
+
+/// The two marks take turns, so that the newest but one is never the one that is being overwritten.
+#[test]
+fn marks_take_turns() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(dir.path());
+    let counters = || {
+        let bytes = std::fs::read(dir.path().join("00000000.seg")).unwrap();
+        [4096, 8192].map(|at| super::record::u64_at(&bytes, at + 8))
+    };
+    for n in 1..10 {
+        let before = counters();
+        let _ = store.persist(&batch(n, state(1, 0, 0), vec![entry(n, 1, 9)])).unwrap();
+        store.write_mark().unwrap();
+        let after = counters();
+        assert_eq!(after.iter().max(), before.iter().max().map(|counter| counter + 1).as_ref());
+        assert_eq!(after.iter().min(), before.iter().max());
+    }
 }
