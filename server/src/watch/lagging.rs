@@ -88,12 +88,15 @@ impl Hub {
             let end = runs.last().expect("the ring gives at least one revision").0.next();
             return Some(Piece { runs, end });
         }
-        let chunk =
-            (now.feed)(from, self.options.catch_up_bytes).expect("nothing below the compacted revision is asked for");
-        // Files may have been dropped under the reader once a later compaction was known.
+        let chunk = (now.feed)(from, self.options.catch_up_bytes);
+        // A view does not protect history: once a later compaction is known, what was read may have been let go meanwhile.
         if past().position.compacted > from {
             return None;
         }
+        let chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(error) => panic!("changes from revision {from} on are not compacted and cannot be read: {error}"),
+        };
         // The store may be ahead of what was published here: that comes with its own publish.
         let end = chunk.next.min(self.revision.next());
         assert!(end > from, "the store holds everything up to the hub's revision");
