@@ -9,6 +9,7 @@
 //! *Rules.* A test waits for conditions and never sleeps; ports are the OS's choice; a test that cannot run says
 //! `skipped: no X` by [`process::skip`], and `.ci/run` fails on a skip that `tests/allowed-skips` does not name.
 
+pub mod bench;
 pub mod client;
 pub mod differential;
 pub mod process;

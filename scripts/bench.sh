@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# One member of Conclave against one etcd 3.7.1. Arguments go to the bench program: `scripts/bench.sh --only get --rounds 1`
+# prints only; without arguments the table in docs/benchmarks is written anew.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/env.sh
+PATH=$(dirname "$(scripts/setup.sh oracle)"):$PATH
+export PATH
+scripts/peers.sh >/dev/null
+cargo build --release --locked -p conclave-server
+[ $# -gt 0 ] || set -- --out docs/benchmarks
+cargo run --release --locked -p conclave-tests --bin bench -- "$@"
