@@ -12,5 +12,6 @@
 pub mod bench;
 pub mod client;
 pub mod differential;
+pub mod etcdctl;
 pub mod process;
 pub mod sim;
