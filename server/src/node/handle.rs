@@ -1,47 +1,202 @@
+//! The only async door to a member.
+//!
+//! *Why a local read is linearizable.* While this member is the sole voter and leads, [`Handle::linearizable`] takes the
+//! published view without asking anyone. Let a write be acknowledged before the read began. If this member acknowledged
+//! it, apply published a view that holds it before the answer left, and views only advance. If another member did, that
+//! member led, in a term for which a majority of some configuration voted; a configuration with more voters than this
+//! one was committed by this member alone and applied here at the latest when it granted its vote, and the raft thread
+//! closes this door before a vote leaves. If it was acknowledged before this member started, it is in the log below the
+//! first entry of the present term, and the door opens only once that entry is applied. Otherwise reads share a
+//! ReadIndex round, and wait for its index to be applied.
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use conclave_proto::conclave::raft::v1::command;
+use prost::Message as _;
 
-use super::{Answer, Status};
-use crate::{engine::Size, error::Error, mvcc::ReadView, types::LeaseId, watch::Inbox};
+use super::{
+    Answer, Stats, Status, encode,
+    mailbox::{Carrier, Mailbox, Outcome, Ticket},
+    queue::Queue,
+    raft_thread::Event,
+    shared::Shared,
+};
+use crate::{
+    engine::{Engine, Size},
+    error::Error,
+    lease::Expiry,
+    mvcc::ReadView,
+    types::{LeaseId, MemberId},
+    watch::Inbox,
+};
 
-/// The only async door to a member. One per api runtime (it owns that runtime's mailbox of answers).
+/// What a request id, terms and clock add to a command at most, with room to spare.
+const HEADER_BYTES: usize = 128;
+
+/// Time limits and sizes of what clients propose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) max_request_bytes: usize,
+    pub(super) proposal_timeout_ms: u64,
+}
+
+/// One per api runtime: it owns that runtime's mailbox of answers. Clones share it.
 #[derive(Clone)]
-pub struct Handle(());
+pub struct Handle {
+    mailbox: Arc<Mailbox>,
+    shared: Arc<Shared>,
+    events: Arc<Queue<Event>>,
+    engine: Engine,
+    limits: Limits,
+}
+
 impl Handle {
+    /// A handle for the runtime that calls, and the task that it needs there.
+    pub(super) fn open(
+        shared: &Arc<Shared>,
+        events: &Arc<Queue<Event>>,
+        engine: &Engine,
+        limits: Limits,
+    ) -> Option<(Self, Carrier)> {
+        let mailbox = shared.open_mailbox()?;
+        let clock = Arc::clone(shared);
+        let now_ms = Arc::new(move || clock.now_ms());
+        let carrier = Carrier::new(Arc::clone(&mailbox), Arc::clone(events), now_ms);
+        let handle =
+            Self { mailbox, shared: Arc::clone(shared), events: Arc::clone(events), engine: engine.clone(), limits };
+        Some((handle, carrier))
+    }
+
+    fn deadline_ms(&self) -> u64 {
+        self.shared.coarse_ms() + self.limits.proposal_timeout_ms
+    }
+
     /// Proposes and waits for the outcome. `idempotency`: empty, or the client's key.
-    pub async fn propose(&self, _command: command::Kind, _idempotency: Bytes) -> Result<Answer, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// An outcome of the command; or `RequestTooLarge`, `RequestTooManyRequests` and `Stopped`, after which nothing was
+    /// proposed; or `Timeout`, after which nobody knows.
+    pub async fn propose(&self, command: command::Kind, idempotency: Bytes) -> Result<Answer, Error> {
+        let shared = &self.shared;
+        if shared.is_stopping() {
+            return Err(Error::Stopped);
+        }
+        if shared.apply_trails_by() > super::mailbox::MAX_IN_FLIGHT as u64 {
+            return Err(Error::RequestTooManyRequests);
+        }
+        let mut entry = encode::entry(shared.identity, Ticket(0), shared.term(), idempotency, command);
+        let size = entry.encoded_len();
+        if size > self.limits.max_request_bytes + HEADER_BYTES {
+            return Err(Error::RequestTooLarge);
+        }
+        let waiting = self.mailbox.propose(size, self.deadline_ms(), |ticket| {
+            let header = entry.header.as_mut().expect("encode::entry makes a header");
+            header.request_id.as_mut().expect("encode::entry makes a request id").sequence = ticket.0;
+            Bytes::from(entry.encode_to_vec())
+        })?;
+        match waiting.await {
+            Outcome::Answer(answer) => answer,
+            Outcome::Read(_) => unreachable!("a slot of a proposal gets an answer"),
+        }
     }
-    /// A view that holds everything that was acknowledged before the call.
+
+    /// A view that holds everything that was acknowledged before the call. See the top of this file.
+    ///
+    /// # Errors
+    /// `Timeout` if no leader confirmed itself in time; `RequestTooManyRequests`, `Stopped`.
     pub async fn linearizable(&self) -> Result<Arc<ReadView>, Error> {
-        todo!()
+        if !self.shared.reads_are_local() {
+            self.round().await?;
+        }
+        Ok(self.read_view())
     }
+
+    /// One shared ReadIndex round.
+    async fn round(&self) -> Result<(), Error> {
+        if self.shared.is_stopping() {
+            return Err(Error::Stopped);
+        }
+        match self.mailbox.read(self.deadline_ms())?.await {
+            Outcome::Read(outcome) => outcome,
+            Outcome::Answer(_) => unreachable!("a slot of a read gets no answer"),
+        }
+    }
+
     /// The newest view, without asking anyone.
+    #[must_use]
     pub fn read_view(&self) -> Arc<ReadView> {
-        todo!()
+        self.shared.published.load_full()
     }
+
+    #[must_use]
     pub fn status(&self) -> Status {
-        todo!()
+        self.shared.status()
     }
-    /// What the store takes on disk.
+
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.shared.stats
+    }
+
+    /// Proposals that were made and not answered.
+    #[must_use]
+    pub fn proposals_pending(&self) -> usize {
+        self.shared.in_flight.proposals()
+    }
+
+    /// Bytes of the store.
+    #[must_use]
     pub fn size(&self) -> Size {
-        todo!()
+        self.engine.size()
     }
+
+    #[must_use]
     pub fn watch_inbox(&self) -> &Inbox {
-        todo!()
+        &self.shared.inbox
     }
-    /// Renews on the leader; the new TTL in ms, None: no such lease.
-    pub async fn lease_renew(&self, _id: LeaseId) -> Result<Option<i64>, Error> {
-        todo!()
+
+    /// Hands leadership to another voter; whether it took it shows in the status.
+    pub fn transfer_leader(&self, to: MemberId) {
+        self.events.push(Event::TransferLeader(to));
     }
-    /// (remaining ms, granted ms), None: no such lease.
-    pub async fn lease_remaining(&self, _id: LeaseId) -> Result<Option<(i64, i64)>, Error> {
-        todo!()
+
+    /// Renews on the leader; the new TTL in ms, none: no such lease.
+    ///
+    /// # Errors
+    /// `NotLeader` if another member keeps the time; as for [`Handle::linearizable`] otherwise.
+    pub async fn lease_renew(&self, id: LeaseId) -> Result<Option<i64>, Error> {
+        self.with_expiry(|expiry, now_ms| expiry.renew(id, now_ms)).await
     }
+
+    /// (remaining ms, granted ms), none: no such lease.
+    ///
+    /// # Errors
+    /// As for [`Handle::lease_renew`].
+    pub async fn lease_remaining(&self, id: LeaseId) -> Result<Option<(i64, i64)>, Error> {
+        self.with_expiry(|expiry, now_ms| expiry.remaining(id, now_ms)).await
+    }
+
     /// By remaining time.
+    ///
+    /// # Errors
+    /// As for [`Handle::lease_renew`].
     pub async fn lease_list(&self) -> Result<Vec<LeaseId>, Error> {
-        todo!()
+        self.with_expiry(|expiry, _| expiry.list()).await
+    }
+
+    /// A leader that was deposed and does not know it yet must not extend a lease that its successor lets run out, so it
+    /// proves itself first.
+    async fn with_expiry<R>(&self, look: impl FnOnce(&mut Expiry, u64) -> R) -> Result<R, Error> {
+        if !self.shared.reads_are_local() {
+            self.round().await?;
+        }
+        if !self.shared.has_leader() {
+            return Err(Error::NoLeader);
+        }
+        if !self.shared.leading() {
+            return Err(Error::NotLeader);
+        }
+        self.shared.keeper.with(self.shared.term(), |expiry| look(expiry, self.shared.now_ms()))
     }
 }

@@ -1,17 +1,101 @@
-//! The I/O shell. (door essay to be written by the room's builder)
+//! The I/O shell: raft, the threads around it, and the only async door to them.
+//!
+//! `node` promises that what a client was told is durable and can be read by everybody, that no thread waits for another
+//! one's disk or peer, and that whatever clients do, what waits in here is bounded. Raft itself and the state machine are
+//! pure; here they meet threads, clocks and disks.
+//!
+//! # Threads
+//! | thread | owns | blocks on |
+//! |---|---|---|
+//! | raft | [`Driver`]: all of raft | its queue, until the next tick |
+//! | log | the raft log's writing side | its queue, writes, one sync a batch |
+//! | apply | the state machine | its queue, the engine |
+//! | watch | the hub | its inbox |
+//! | reclaim | nothing | flushes, dropping history |
+//! | each runtime's carrier task | nothing | nothing |
+//!
+//! # Invariants
+//! - *All calls to raft are in [`Driver::drive`]*, which knows no thread, clock or disk, and draws election timeouts from
+//!   a seed: the raft thread and the simulator run the same code (`a_seed_decides_a_run`; a test of the house finds
+//!   `RawNode` in one file).
+//! - *Nothing that promises durability leaves before its sync.* Votes and acknowledgements are [`Held`], and come out only
+//!   for a [`log::Persisted`], which only the log store makes (assert in [`Held::release`]; script `three_voters`).
+//! - *Nothing is applied that this member has not persisted* (assert in `tests::group`, over random schedules).
+//! - *Whatever was answered can be read.* Apply publishes its view before it answers (`apply_thread`), and the door of
+//!   local reads closes before a vote leaves (`handle` has the argument).
+//! - *Who waits is answered once or told that its time is over*, and a slot is never another's (`tests::mailboxes`).
+//! - *Everything is bounded*: proposals in flight by number and bytes, waiting reads by slots, messages by the queue's
+//!   bound, what is not applied by raft's own limit, the log above the flushed index by the reclaim thread.
+//! - *A thread that cannot go on stops the process* (`thread`), with nothing promised that is not kept.
+//!
+//! # Life of a put
+//! 1. `Handle::propose` takes a slot of its runtime's mailbox; the slot's ticket becomes the sequence of the entry's
+//!    request id. The carrier task hands everything that the runtime's handlers proposed in this turn to the raft thread.
+//! 2. The raft thread takes all that waits and drives raft once: one batch of entries for all of it.
+//! 3. The log thread merges the batches that gathered meanwhile, writes and syncs once, lets go what was held, reports.
+//! 4. Raft commits; the apply thread applies what is committed in one engine batch, publishes the view, tells the watch
+//!    hub, the lease keeper and the readers that waited for the index.
+//! 5. The outcomes of the batch go to each runtime in one hand-over with one wake; its carrier lets the handlers go.
+//!
+//! # Not here
+//! What entries mean (`state`), who is told of changes (`watch`), when a lease runs out (`lease::Expiry`), gRPC (`api`).
+//! Messages for other members end in `transport`: peers, snapshots for followers and changes of the membership are not
+//! built yet, but nothing in here takes the group for one of one member.
+//!
+//! References: Ongaro's thesis, sections 3 (raft), 6.4 (ReadIndex), 9.6 (PreVote), 10.2.1 (writing in parallel);
+//! raft-rs 0.7.0 for the contract of its `Ready`.
+
+mod message;
 
 mod core;
-pub mod datadir;
+mod reads;
+
 mod drive;
-mod handle;
+
+pub mod datadir;
 pub mod log;
+
+mod mailbox;
+mod queue;
+mod shared;
+mod stats;
+mod thread;
+mod transport;
+
+mod encode;
+mod keeper;
+mod publish;
+
+mod apply_thread;
+mod log_thread;
+mod raft_thread;
+mod reclaim;
+mod watch_thread;
+
+mod handle;
+mod member;
+mod recovery;
+mod start;
+
+#[cfg(test)]
+mod tests;
 
 use crate::{
     state::Reply,
     types::{ClusterId, LogIndex, MemberId, Revision, Term},
 };
 
-pub use handle::Handle;
+pub use self::{
+    core::{RaftStart, Standing},
+    drive::{ConfirmedReads, Driver, DriverConfig, Effects, Held, Input, Persist, Proposal, TICK_MS},
+    handle::Handle,
+    mailbox::Ticket,
+    message::{Message, MessageKind},
+    recovery::Mismatch,
+    start::{InitialMember, Node, NodeConfig, StartError},
+    stats::{BUCKETS_US, Histogram, Stats},
+    thread::EXIT_STATE,
+};
 
 /// What a proposal came to.
 #[derive(Clone, Debug)]

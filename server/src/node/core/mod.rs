@@ -1,0 +1,247 @@
+//! Raft, behind our own types. This file is the only one that names raft-rs's `RawNode`, and no type of that crate
+//! leaves this folder.
+//!
+//! The order of calls that raft-rs demands (take a `Ready`, make its entries readable, `advance_append_async`, report
+//! its number once it is durable) is kept in [`Core::take`] and [`Core::persisted`], so nobody else can get it wrong.
+//!
+//! *Randomness.* raft-rs draws election timeouts from the thread's generator. Whenever a call may have made it draw, the
+//! value is replaced by one from our own seeded generator: a seed decides a whole simulated run.
+
+mod convert;
+mod storage;
+
+use bytes::Bytes;
+use raft::{RawNode, ReadOnlyOption, StateRole, eraftpb};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use self::storage::Storage;
+use super::{
+    log::{HardState, LogEntry, LogIo, LogReader},
+    message::Message,
+};
+use crate::types::{LogIndex, MemberId, Term};
+
+/// Largest append message, in bytes of entries. raft-rs's default would send one entry per message.
+const MAX_MESSAGE_BYTES: u64 = 1 << 20;
+/// Append messages on their way to one follower; with the size above at most 64 MiB of them.
+const MAX_INFLIGHT_MESSAGES: usize = 64;
+/// What a leader holds without a commit before it refuses proposals: above what all members together may have in
+/// flight (see `waiters`), so that it is a last fence and not a queue limit.
+const MAX_UNCOMMITTED_BYTES: u64 = 512 << 20;
+/// Committed entries handed out at once; the rest comes with the next step, so that one step stays short.
+const MAX_COMMITTED_BYTES: u64 = 8 << 20;
+
+/// How this member takes part, in ticks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CoreConfig {
+    pub(super) member: MemberId,
+    pub(super) heartbeat_ticks: usize,
+    pub(super) election_ticks: usize,
+    pub(super) seed: u64,
+}
+
+/// What the disk held when the member started, already clamped to what fits together (see `recovery`).
+#[derive(Clone, Debug)]
+pub struct RaftStart {
+    pub hard_state: HardState,
+    pub applied: LogIndex,
+    /// As [`first_conf_state`] made it, or a later change of it.
+    pub conf_state: Vec<u8>,
+}
+
+/// Where raft stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub term: Term,
+    pub leader: Option<MemberId>,
+    /// This member is the leader.
+    pub leading: bool,
+    /// This member has a vote.
+    pub voter: bool,
+    /// This member is the only voter of the applied configuration.
+    pub sole: bool,
+    pub commit: LogIndex,
+    /// The leader has committed an entry of its own term: only now does its commit index mean anything to a reader.
+    pub term_committed: bool,
+}
+
+/// One step's output. Entries are readable by raft already; nothing of it is durable.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) number: u64,
+    pub(super) entries: Vec<LogEntry>,
+    pub(super) hard_state: Option<HardState>,
+    /// Term, vote or entries changed; if not, the hard state is a mere commit index.
+    pub(super) must_sync: bool,
+    pub(super) send: Vec<Message>,
+    /// Made by a follower or candidate: may promise what is not durable before this step is.
+    pub(super) held: Vec<Message>,
+    pub(super) committed: Vec<LogEntry>,
+    pub(super) reads: Vec<(Bytes, LogIndex)>,
+}
+
+pub(super) struct Core<Io: LogIo> {
+    raw: RawNode<Storage<Io>>,
+    rng: ChaCha8Rng,
+    drawn_for: (u64, StateRole),
+}
+
+/// Raft's membership as stored bytes, when a cluster begins.
+#[must_use]
+pub(super) fn first_conf_state(voters: &[MemberId]) -> Vec<u8> {
+    convert::first_conf_state(voters)
+}
+
+impl<Io: LogIo> Core<Io> {
+    pub(super) fn new(config: CoreConfig, start: &RaftStart, reader: LogReader<Io>) -> Result<Self, String> {
+        let conf_state = convert::conf_state(&start.conf_state)?;
+        let state = raft::RaftState::new(convert::hard_state_in(&start.hard_state), conf_state);
+        let raft_config = raft::Config {
+            id: config.member.0,
+            election_tick: config.election_ticks,
+            heartbeat_tick: config.heartbeat_ticks,
+            applied: start.applied.0,
+            max_size_per_msg: MAX_MESSAGE_BYTES,
+            max_inflight_msgs: MAX_INFLIGHT_MESSAGES,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: ReadOnlyOption::Safe,
+            batch_append: true,
+            max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
+            max_committed_size_per_ready: MAX_COMMITTED_BYTES,
+            ..raft::Config::default()
+        };
+        // raft-rs tells of its steps through slog. What an operator needs of it (leader, term, commit) is in the
+        // standing and is logged where it changes, so its own lines are dropped.
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raw = RawNode::new(&raft_config, Storage::new(reader, state), &logger)
+            .map_err(|error| format!("raft does not start: {error}"))?;
+        let mut core = Self {
+            raw,
+            rng: ChaCha8Rng::seed_from_u64(config.seed),
+            // No such pair exists, so that the first look draws.
+            drawn_for: (u64::MAX, StateRole::Leader),
+        };
+        core.draw();
+        Ok(core)
+    }
+
+    /// Every reset of raft's election timer changes term or role.
+    fn draw(&mut self) {
+        let now = (self.raw.raft.term, self.raw.raft.state);
+        if now != self.drawn_for {
+            self.drawn_for = now;
+            let least = self.raw.raft.election_timeout();
+            let ticks = self.rng.random_range(least..2 * least);
+            self.raw.raft.set_randomized_election_timeout(ticks);
+        }
+    }
+
+    pub(super) fn tick(&mut self) {
+        self.raw.tick();
+        self.draw();
+    }
+
+    /// Stands for election without waiting for the timeout.
+    pub(super) fn campaign(&mut self) {
+        // The only error there is says that raft dropped a proposal, and this is none.
+        let _ = self.raw.campaign();
+        self.draw();
+    }
+
+    pub(super) fn step(&mut self, message: Message) {
+        // Raft refuses messages from strangers, and proposals that it cannot take. The sender is no longer a member in
+        // the first case and times out in the second, so there is nobody to tell.
+        let _ = self.raw.step(convert::message_in(message));
+        self.draw();
+    }
+
+    /// All of them in one message, so that the log gets them as one batch. False: raft takes none now (no leader is
+    /// known, leadership is being handed over, or too much is uncommitted).
+    #[must_use]
+    pub(super) fn propose(&mut self, commands: impl Iterator<Item = Bytes>) -> bool {
+        let entries: Vec<_> = commands.map(|data| eraftpb::Entry { data, ..eraftpb::Entry::default() }).collect();
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(eraftpb::MessageType::MsgPropose);
+        message.from = self.raw.raft.id;
+        message.set_entries(entries.into());
+        let taken = self.raw.raft.step(message).is_ok();
+        self.draw();
+        taken
+    }
+
+    pub(super) fn read_index(&mut self, context: Vec<u8>) {
+        self.raw.read_index(context);
+    }
+
+    pub(super) fn transfer_leader(&mut self, to: MemberId) {
+        self.raw.transfer_leader(to.0);
+        self.draw();
+    }
+
+    /// The step with this number, and all before it, are durable.
+    pub(super) fn persisted(&mut self, number: u64) {
+        self.raw.on_persist_ready(number);
+    }
+
+    pub(super) fn applied(&mut self, index: LogIndex) {
+        self.raw.advance_apply_to(index.0);
+        let persisted = self.raw.raft.raft_log.persisted;
+        self.raw.mut_store().forget(persisted, index.0);
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        let raft = &self.raw.raft;
+        let leading = raft.state == StateRole::Leader;
+        Standing {
+            term: Term(raft.term),
+            leader: convert::member(raft.leader_id),
+            leading,
+            voter: raft.promotable(),
+            sole: raft.promotable() && raft.prs().is_singleton(),
+            commit: LogIndex(raft.raft_log.committed),
+            term_committed: leading && raft.commit_to_current_term(),
+        }
+    }
+
+    /// Last index that raft knows, durable or not.
+    pub(super) fn last_index(&self) -> LogIndex {
+        LogIndex(self.raw.raft.raft_log.last_index())
+    }
+
+    /// Bytes of entries that are held in memory.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.raw.store().bytes()
+    }
+
+    pub(super) fn has_more(&self) -> bool {
+        self.raw.has_ready()
+    }
+
+    /// What raft wants done now, if anything.
+    pub(super) fn take(&mut self) -> Option<Taken> {
+        if !self.raw.has_ready() {
+            return None;
+        }
+        let mut ready = self.raw.ready();
+        let entries = ready.take_entries();
+        let taken = Taken {
+            number: ready.number(),
+            hard_state: ready.hs().map(convert::hard_state_out),
+            must_sync: ready.must_sync(),
+            entries: storage::share(&entries),
+            send: ready.take_messages().into_iter().filter_map(convert::message_out).collect(),
+            held: ready.take_persisted_messages().into_iter().filter_map(convert::message_out).collect(),
+            committed: ready.take_committed_entries().into_iter().map(convert::entry_out).collect(),
+            reads: ready
+                .take_read_states()
+                .into_iter()
+                .map(|state| (Bytes::from(state.request_ctx), LogIndex(state.index)))
+                .collect(),
+        };
+        self.raw.mut_store().append(entries);
+        self.raw.advance_append_async(ready);
+        Some(taken)
+    }
+}

@@ -1,0 +1,184 @@
+//! Putting a member together from its parts, and taking it down in order.
+
+use std::{
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::{
+    apply_thread::ApplyThread,
+    core::RaftStart,
+    drive::{Driver, DriverConfig},
+    handle::{Handle, Limits},
+    keeper::Keeper,
+    log::{LogIo, LogStore},
+    log_thread::{CutBelow, LogThread},
+    message::Message,
+    publish::Publisher,
+    queue::Queue,
+    raft_thread::{Clock, Event, MAX_MESSAGES, RaftThread},
+    reclaim::Reclaim,
+    shared::{Identity, Shared, Sorted},
+    thread::spawn,
+    transport::Transport,
+    watch_thread,
+};
+use crate::{
+    engine::Engine,
+    error::Error,
+    state::State,
+    types::LogIndex,
+    watch::{HubOptions, Inbox},
+};
+
+/// Requests of watch streams that wait for the hub. Each stream has one or two; more than this many at once is a storm,
+/// and its streams are refused rather than queued.
+const MAX_WATCH_INPUTS: usize = 65_536;
+/// Changes that wait for the hub, in bytes. When it falls behind by more it reads them from the store.
+const MAX_PUBLISH_BYTES: usize = 32 << 20;
+/// How long a clean stop waits for what is in flight: what a client would wait for its proposal.
+const DRAIN: Duration = Duration::from_secs(7);
+/// How often a clean stop looks whether anything is still in flight; a sync takes about as long.
+const DRAIN_LOOK: Duration = Duration::from_millis(5);
+
+/// What a running member is made of.
+pub(super) struct Parts<Io: LogIo> {
+    pub(super) identity: Identity,
+    pub(super) start: RaftStart,
+    pub(super) state: State,
+    pub(super) engine: Engine,
+    pub(super) log: LogStore<Io>,
+    pub(super) watch: HubOptions,
+    pub(super) name: String,
+    pub(super) client_urls: Vec<String>,
+    pub(super) heartbeat_ms: u64,
+    pub(super) election_ms: u64,
+    pub(super) max_request_bytes: usize,
+    /// Decides the election timeouts.
+    pub(super) seed: u64,
+}
+
+/// A member that runs. Dropping it without [`Running::stop`] leaves its threads running until the process ends.
+pub(super) struct Running {
+    pub(super) shared: Arc<Shared>,
+    events: Arc<Queue<Event>>,
+    engine: Engine,
+    limits: Limits,
+    raft: JoinHandle<()>,
+    log: JoinHandle<()>,
+    apply: JoinHandle<State>,
+    watch: JoinHandle<()>,
+    reclaim: JoinHandle<()>,
+    applies: Arc<Queue<super::apply_thread::ApplyItem>>,
+}
+
+/// Starts the threads.
+pub(super) fn run<Io: LogIo>(parts: Parts<Io>) -> Result<Running, String> {
+    // etcd's request timeout: 5 s for the disk, and two elections.
+    let proposal_timeout_ms = 5_000 + 2 * parts.election_ms;
+    let limits = Limits { max_request_bytes: parts.max_request_bytes, proposal_timeout_ms };
+    let config = DriverConfig {
+        member: parts.identity.member,
+        boot: parts.identity.boot,
+        heartbeat_ms: parts.heartbeat_ms,
+        election_ms: parts.election_ms,
+        proposal_timeout_ms,
+        seed: parts.seed,
+    };
+    let reader = parts.log.reader();
+    let driver = Driver::new(config, &parts.start, reader.clone())?;
+
+    let inbox = Arc::new(Inbox::new(MAX_WATCH_INPUTS, MAX_PUBLISH_BYTES));
+    let keeper = Keeper::new(parts.election_ms);
+    let shared = Arc::new(Shared::new(parts.identity, parts.state.published(), inbox, keeper));
+    let events = Arc::new(Queue::new());
+    let applies = Arc::new(Queue::new());
+    let batches = Arc::new(Queue::new());
+    let cut_below = Arc::new(CutBelow::default());
+    let transport = Transport::new(Arc::clone(&shared.stats));
+
+    let raft = RaftThread {
+        driver,
+        shared: Arc::clone(&shared),
+        events: Arc::clone(&events),
+        log: Arc::clone(&batches),
+        apply: Arc::clone(&applies),
+        transport: transport.clone(),
+        publisher: Publisher::new(parts.identity.member, parts.name, parts.client_urls),
+        sorted: Sorted::default(),
+        clock: Clock::new(parts.start.applied),
+    };
+    let log = LogThread {
+        store: parts.log,
+        batches,
+        raft: Arc::clone(&events),
+        transport,
+        stats: Arc::clone(&shared.stats),
+        cut_below: Arc::clone(&cut_below),
+    };
+    let apply = ApplyThread::new(parts.state, Arc::clone(&shared), Arc::clone(&applies));
+    let reclaim = Reclaim::new(Arc::clone(&shared), parts.engine.clone(), reader, cut_below);
+    let watched = Arc::clone(&shared);
+    let options = parts.watch;
+
+    let failed = |error: std::io::Error| format!("a thread cannot be started: {error}");
+    Ok(Running {
+        apply: spawn("apply", move || apply.run()).map_err(failed)?,
+        watch: spawn("watch", move || watch_thread::run(&watched, options)).map_err(failed)?,
+        reclaim: spawn("reclaim", move || reclaim.run()).map_err(failed)?,
+        log: spawn("log", move || log.run()).map_err(failed)?,
+        raft: spawn("raft", move || raft.run()).map_err(failed)?,
+        shared,
+        events,
+        engine: parts.engine,
+        limits,
+        applies,
+    })
+}
+
+impl Running {
+    /// A handle for the runtime that calls, and the task that must run on it.
+    pub(super) fn handle(&self) -> Option<(Handle, super::mailbox::Carrier)> {
+        Handle::open(&self.shared, &self.events, &self.engine, self.limits)
+    }
+
+    /// A message from a peer. False: it was dropped, and its sender will send again.
+    pub(super) fn deliver(&self, message: Message) -> bool {
+        self.events.offer(Event::Message(message), MAX_MESSAGES)
+    }
+
+    /// Comes back once the entry is applied. Only for one that is committed and in the log.
+    pub(super) fn wait_applied(&self, index: LogIndex) {
+        while self.shared.applied() < index {
+            std::thread::park_timeout(DRAIN_LOOK);
+        }
+    }
+
+    /// Refuses what is new, answers what is in flight, and makes everything durable.
+    pub(super) fn stop(self) {
+        self.shared.set_stopping();
+        let until = Instant::now() + DRAIN;
+        while self.shared.in_flight.proposals() > 0 && Instant::now() < until {
+            std::thread::park_timeout(DRAIN_LOOK);
+        }
+        // From the front of the pipeline to its end: each thread finishes what it was given.
+        self.events.close();
+        join(self.raft);
+        join(self.log);
+        self.applies.close();
+        let state = join(self.apply);
+        self.shared.inbox.stop();
+        join(self.watch);
+        self.shared.reclaim.stop();
+        join(self.reclaim);
+        self.shared.fail_all(Error::Stopped);
+        // A next start finds nothing to apply again.
+        self.engine.flush();
+        drop(state);
+    }
+}
+
+fn join<R>(thread: JoinHandle<R>) -> R {
+    thread.join().expect("a thread that panics stops the process")
+}

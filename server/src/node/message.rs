@@ -1,0 +1,58 @@
+//! What members say to each other, as plain data. Only [`super::core`] knows how raft's own types look.
+
+use bytes::Bytes;
+
+use super::log::LogEntry;
+use crate::types::{LogIndex, MemberId, Term};
+
+/// The kinds of message that cross the network. The names are those of the Raft paper and thesis.
+///
+/// There is no kind for a snapshot yet: a member never offers one, because the raft log is kept for every follower of
+/// the only configuration there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageKind {
+    Propose,
+    Append,
+    AppendResponse,
+    RequestVote,
+    RequestVoteResponse,
+    RequestPreVote,
+    RequestPreVoteResponse,
+    Heartbeat,
+    HeartbeatResponse,
+    TransferLeader,
+    TimeoutNow,
+    ReadIndex,
+    ReadIndexResponse,
+}
+
+/// One message. Fields that a kind does not use are zero or empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub kind: MessageKind,
+    pub to: MemberId,
+    pub from: MemberId,
+    /// 0 in what is forwarded to a leader without a term of its own (Propose, ReadIndex).
+    pub term: Term,
+    /// Term of the entry at `index`.
+    pub log_term: Term,
+    pub index: LogIndex,
+    pub entries: Vec<LogEntry>,
+    pub commit: LogIndex,
+    pub commit_term: Term,
+    pub reject: bool,
+    pub reject_hint: LogIndex,
+    /// A follower that can only be helped by a snapshot says from where on.
+    pub request_snapshot: LogIndex,
+    /// Of a heartbeat: which ReadIndex round it confirms.
+    pub context: Bytes,
+    pub priority: i64,
+}
+
+impl Message {
+    /// Whether the message promises something that only a synced log can keep: that entries are held, or that a vote
+    /// was given. What promises nothing need not wait for a write that is under way.
+    pub(super) fn promises(&self) -> bool {
+        matches!(self.kind, MessageKind::AppendResponse | MessageKind::RequestVoteResponse)
+    }
+}

@@ -1,0 +1,201 @@
+//! The raft thread: takes everything that waits, drives raft once, carries out what it wants, looks again.
+//!
+//! It blocks on nothing but its one queue, with the next tick as the deadline. Disk, apply and peers have threads of
+//! their own, so a heartbeat waits for none of them. The queue holds at most one batch of proposals and one of reads for
+//! each turn of a runtime (their number is bounded by the mailboxes' slots), one report for each sync, and as many
+//! messages as [`MAX_MESSAGES`].
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    apply_thread::ApplyItem,
+    drive::{Driver, Effects, Input, Persist, Proposal, TICK_MS},
+    encode,
+    keeper::LOOK_MS,
+    log::{LogIo, Persisted},
+    mailbox::{Outcome, Ticket},
+    message::Message,
+    publish::Publisher,
+    queue::{Queue, Taken},
+    shared::{Shared, Sorted},
+    stats::Stats,
+    transport::Transport,
+};
+use crate::types::{LogIndex, MemberId};
+
+/// Messages from peers that wait for raft; more are dropped, and raft sends again. At 1 MiB a message the peers' own
+/// windows stop far below this.
+pub(super) const MAX_MESSAGES: usize = 4_096;
+
+/// After a pause (a stopped process, a starved machine) not all missed ticks are made up for: messages that waited
+/// must be seen before an election timeout that nobody lived through runs out.
+const MAX_TICKS: u64 = 5;
+
+/// How often waiters are looked through for those whose time is over; a client waits 7 s, so half a second is little.
+const SWEEP_MS: u64 = 500;
+
+/// All that can wake the raft thread.
+#[derive(Debug)]
+pub(super) enum Event {
+    Propose(Vec<Proposal>),
+    Read(Vec<Ticket>),
+    Persisted(Persisted),
+    Message(Message),
+    TransferLeader(MemberId),
+}
+
+pub(super) struct RaftThread<Io: LogIo> {
+    pub(super) driver: Driver<Io>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) events: Arc<Queue<Event>>,
+    pub(super) log: Arc<Queue<Persist>>,
+    pub(super) apply: Arc<Queue<ApplyItem>>,
+    pub(super) transport: Transport,
+    pub(super) publisher: Publisher,
+    pub(super) sorted: Sorted,
+    pub(super) clock: Clock,
+}
+
+/// When the periodic work is due.
+#[derive(Debug)]
+pub(super) struct Clock {
+    next_tick: Instant,
+    next_look_ms: u64,
+    next_sweep_ms: u64,
+    applied: LogIndex,
+    was_leading: bool,
+    leader: Option<MemberId>,
+}
+
+impl Clock {
+    pub(super) fn new(applied: LogIndex) -> Self {
+        let next_tick = Instant::now() + Duration::from_millis(TICK_MS);
+        Self { next_tick, next_look_ms: 0, next_sweep_ms: 0, applied, was_leading: false, leader: None }
+    }
+
+    /// Ticks that are due.
+    fn ticks(&mut self) -> u64 {
+        let now = Instant::now();
+        let tick = Duration::from_millis(TICK_MS);
+        let mut ticks = 0;
+        while self.next_tick <= now && ticks < MAX_TICKS {
+            self.next_tick += tick;
+            ticks += 1;
+        }
+        if self.next_tick <= now {
+            self.next_tick = now + tick;
+        }
+        ticks
+    }
+}
+
+impl<Io: LogIo> RaftThread<Io> {
+    /// Runs until the queue is closed and empty.
+    pub(super) fn run(mut self) {
+        let mut events = Vec::new();
+        let mut more = true;
+        loop {
+            let wait = if more { Duration::ZERO } else { self.clock.next_tick - Instant::now() };
+            if self.events.take(&mut events, Some(wait)) == Taken::Closed {
+                break;
+            }
+            let now_ms = self.shared.now_ms();
+            let mut inputs = Vec::with_capacity(events.len() + 3);
+            inputs.extend(events.drain(..).map(input));
+            self.periodic(now_ms, &mut inputs);
+            let applied = self.shared.applied();
+            if applied > self.clock.applied {
+                self.clock.applied = applied;
+                inputs.push(Input::Applied(applied));
+            }
+            let effects = self.driver.drive(now_ms, inputs);
+            more = effects.more;
+            self.carry_out(effects);
+        }
+        self.log.close();
+    }
+
+    fn periodic(&mut self, now_ms: u64, inputs: &mut Vec<Input>) {
+        let ticks = self.clock.ticks();
+        if ticks == 0 {
+            return;
+        }
+        inputs.extend((0..ticks).map(|_| Input::Tick));
+        self.shared.set_coarse_ms(now_ms);
+        if now_ms >= self.clock.next_look_ms {
+            self.clock.next_look_ms = now_ms + LOOK_MS;
+            self.own_proposals(now_ms, inputs);
+        }
+        if now_ms >= self.clock.next_sweep_ms {
+            self.clock.next_sweep_ms = now_ms + SWEEP_MS;
+            self.shared.sweep();
+        }
+    }
+
+    /// What the member proposes itself: leases that ran out, and its own name and URLs.
+    fn own_proposals(&mut self, now_ms: u64, inputs: &mut Vec<Input>) {
+        let term = self.driver.standing().term;
+        let encode = |command| encode::encode(self.shared.identity, Ticket(0), term, Default::default(), command);
+        if self.driver.standing().leading {
+            let expired: Vec<_> = self.shared.keeper.expired(term, now_ms).into_iter().map(encode).collect();
+            if !expired.is_empty() {
+                Stats::add(&self.shared.stats.leases_expired, expired.len() as u64);
+                inputs.push(Input::ProposeAsLeader(expired));
+            }
+        }
+        if self.driver.standing().leader.is_some()
+            && let Some(command) = self.publisher.due(now_ms, &self.shared.published)
+        {
+            inputs.push(Input::Propose(vec![Proposal { ticket: Ticket(0), data: encode(command) }]));
+        }
+    }
+
+    /// In the order that `drive` demands.
+    fn carry_out(&mut self, effects: Effects) {
+        let standing = effects.standing;
+        self.shared.publish_standing(standing, effects.local_reads_from);
+        if standing.leader != self.clock.leader {
+            self.clock.leader = standing.leader;
+            if let Some(leader) = standing.leader {
+                Stats::add(&self.shared.stats.leader_changes, 1);
+                tracing::info!(target: "conclave", term = standing.term.0, leader = %format_args!("{:x}", leader.0), "leader");
+            } else {
+                tracing::warn!(target: "conclave", term = standing.term.0, "no leader");
+            }
+        }
+        if standing.leading != self.clock.was_leading {
+            self.clock.was_leading = standing.leading;
+            // In front of the committed entries of the new term: they come with a later step.
+            let item = if standing.leading { ApplyItem::Promoted(standing.term) } else { ApplyItem::Demoted };
+            self.apply.push(item);
+        }
+        self.transport.send(effects.send);
+        if let Some(persist) = effects.persist {
+            self.log.push(persist);
+        }
+        if !effects.committed.is_empty() {
+            self.apply.push(ApplyItem::Entries(effects.committed));
+        }
+        if let Some(reads) = effects.reads {
+            self.shared.confirm_reads(reads, &mut self.sorted);
+        }
+        if !effects.rejected.is_empty() {
+            Stats::add(&self.shared.stats.proposals_failed, effects.rejected.len() as u64);
+            let outcomes = effects.rejected.into_iter().map(|(ticket, error)| (ticket, Outcome::Answer(Err(error))));
+            self.shared.deliver(outcomes, &mut self.sorted);
+        }
+    }
+}
+
+fn input(event: Event) -> Input {
+    match event {
+        Event::Propose(proposals) => Input::Propose(proposals),
+        Event::Read(tickets) => Input::Read(tickets),
+        Event::Persisted(persisted) => Input::Persisted(persisted),
+        Event::Message(message) => Input::Message(message),
+        Event::TransferLeader(to) => Input::TransferLeader(to),
+    }
+}

@@ -1,0 +1,241 @@
+//! From a configuration to a running member.
+
+use std::path::PathBuf;
+
+use super::{
+    Handle, Stats, Status, core,
+    datadir::{DataDir, DataDirError, Identity as Stored, Opened},
+    log::{self, LogOptions, LogStore, RealIo},
+    member::{self, Parts, Running},
+    message::Message,
+    recovery::{self, Mismatch, StateFacts},
+    shared::Identity,
+};
+use crate::{
+    engine::{self, Engine, EngineOptions},
+    members::{self, Member},
+    state::State,
+    types::MemberId,
+    watch::HubOptions,
+};
+
+/// A member of the cluster as it is first made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitialMember {
+    pub name: String,
+    pub peer_urls: Vec<String>,
+}
+
+/// All that a member is told. Times in milliseconds, sizes in bytes.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    pub data_dir: PathBuf,
+    pub name: String,
+    /// What the member tells others to reach it by.
+    pub client_urls: Vec<String>,
+    /// The first members; which of them this one is, its name says. Looked at only at the first start.
+    pub initial: Vec<InitialMember>,
+    pub token: String,
+    pub engine: EngineOptions,
+    pub log_segment_bytes: u64,
+    pub watch_progress_interval_ms: u64,
+    pub heartbeat_ms: u64,
+    pub election_ms: u64,
+    pub max_request_bytes: usize,
+}
+
+impl NodeConfig {
+    /// A cluster of one, with etcd's defaults.
+    #[must_use]
+    pub fn sole(data_dir: PathBuf, name: &str, peer_url: &str, client_url: &str, engine: EngineOptions) -> Self {
+        let this = InitialMember { name: name.to_owned(), peer_urls: vec![peer_url.to_owned()] };
+        Self {
+            data_dir,
+            name: name.to_owned(),
+            client_urls: vec![client_url.to_owned()],
+            initial: vec![this],
+            token: "etcd-cluster".to_owned(),
+            engine,
+            log_segment_bytes: LogOptions::SEGMENT_BYTES,
+            watch_progress_interval_ms: 600_000,
+            heartbeat_ms: 100,
+            election_ms: 1_000,
+            max_request_bytes: 1_572_864,
+        }
+    }
+}
+
+/// Why a member does not start. The texts say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the initial cluster does not name this member ({0}), or names it twice")]
+    NotInitial(String),
+    #[error("the initial cluster gives two members the same peer URLs")]
+    SameUrls,
+    #[error(
+        "the data folder was founded for a member with other peer URLs or another cluster token than {0} has now, and its \
+         first start was not finished. Give it the settings of then, or an empty folder"
+    )]
+    OtherMember(String),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Log(#[from] log::OpenError),
+    #[error(transparent)]
+    Engine(#[from] engine::OpenError),
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    #[error("{0}")]
+    Raft(String),
+}
+
+/// A running member. Dropping it without [`Node::stop`] leaves its threads running until the process ends: that is a
+/// crash, and loses nothing that was promised.
+pub struct Node {
+    running: Running,
+    /// Holds the lock of the data folder.
+    dir: DataDir,
+}
+
+impl Node {
+    /// Opens or founds the member and starts its threads. Comes back when reads may be answered; a leader may not be
+    /// known yet.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(config: NodeConfig) -> Result<Self, StartError> {
+        let mut dir = match DataDir::open(&config.data_dir)? {
+            Opened::Existing(dir) => dir,
+            Opened::Fresh(fresh) => {
+                let first = first_members(&config)?;
+                let ids: Vec<_> = first.all.iter().map(|member| member.id).collect();
+                fresh.found(Stored::new(members::cluster_id(&ids), first.this, rand::random()))?
+            }
+        };
+        if let Some(mode) = dir.loose_permissions() {
+            tracing::warn!(target: "conclave", mode = format_args!("{mode:o}"), "others may look into the data folder");
+        }
+        let stored = dir.identity().clone();
+        let engine = Engine::open(&dir.kv_dir(), &config.engine)?;
+        let mut state = State::open(engine.clone());
+        let options = LogOptions { segment_bytes: config.log_segment_bytes, ..dir.log_options() };
+        let (log, recovered) = LogStore::open(RealIo::new(&dir.log_dir()), options)?;
+        if let Some(torn) = &recovered.torn {
+            tracing::info!(target: "conclave", ?torn, "cut what was not finished when this member stopped");
+        }
+        if recovery::may_bootstrap(stored.initialised, &recovered, &facts(&state))? {
+            let first = first_members(&config)?;
+            if first.this != stored.member {
+                return Err(StartError::OtherMember(config.name));
+            }
+            let voters: Vec<_> = first.all.iter().map(|member| member.id).collect();
+            state.bootstrap(&first.all, core::first_conf_state(&voters));
+        }
+        dir.mark_initialised()?;
+        let reader = log.reader();
+        let start = recovery::fit(&recovered, |index| reader.term(index), facts(&state))?;
+        let catch_up = state.unfinished();
+        let identity = Identity { cluster: stored.cluster, member: stored.member, boot: rand::random() };
+        tracing::info!(
+            target: "conclave",
+            member = format_args!("{:x}", identity.member.0),
+            cluster = format_args!("{:x}", identity.cluster.0),
+            applied = start.applied.0,
+            commit = start.hard_state.commit.0,
+            last = recovered.last.0,
+            "the member starts"
+        );
+        let watch = HubOptions {
+            progress_interval_ms: config.watch_progress_interval_ms,
+            ..HubOptions::new(identity.cluster, identity.member)
+        };
+        let running = member::run(Parts {
+            identity,
+            start,
+            state,
+            engine,
+            log,
+            watch,
+            name: config.name,
+            client_urls: config.client_urls,
+            heartbeat_ms: config.heartbeat_ms,
+            election_ms: config.election_ms,
+            max_request_bytes: config.max_request_bytes,
+            seed: rand::random(),
+        })
+        .map_err(StartError::Raft)?;
+        if let Some(index) = catch_up {
+            running.wait_applied(index);
+        }
+        Ok(Self { running, dir })
+    }
+
+    /// The door to the member for the tokio runtime that calls: each runtime opens its own. It starts one task there,
+    /// which carries proposals and answers and lives as long as the runtime.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, and for the 257th runtime.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        let (handle, carrier) = self.running.handle().expect("there are fewer than 256 runtimes: one per core");
+        tokio::spawn(carrier);
+        handle
+    }
+
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.running.shared.status()
+    }
+
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.running.shared.stats
+    }
+
+    /// A message from a peer. False: raft has too much before it, and the message was dropped; its sender sends again.
+    #[must_use]
+    pub fn deliver(&self, message: Message) -> bool {
+        self.running.deliver(message)
+    }
+
+    /// Refuses what is new, answers what is in flight (at most 7 s long), makes everything durable and lets the data
+    /// folder go.
+    pub fn stop(self) {
+        self.running.stop();
+        drop(self.dir);
+    }
+}
+
+fn facts(state: &State) -> StateFacts {
+    StateFacts { applied: state.applied(), unfinished: state.unfinished(), conf_state: state.conf_state().to_vec() }
+}
+
+struct First {
+    all: Vec<Member>,
+    this: MemberId,
+}
+
+/// The members that the configuration names, with the ids that etcd would give them. Names are published by the members
+/// themselves.
+fn first_members(config: &NodeConfig) -> Result<First, StartError> {
+    let mut named = config.initial.iter().filter(|member| member.name == config.name);
+    let (Some(this), None) = (named.next(), named.next()) else {
+        return Err(StartError::NotInitial(config.name.clone()));
+    };
+    let id = |member: &InitialMember| members::member_id(&member.peer_urls, &config.token);
+    let member = |member: &InitialMember| Member {
+        id: id(member),
+        name: String::new(),
+        peer_urls: member.peer_urls.clone(),
+        client_urls: Vec::new(),
+        learner: false,
+    };
+    let all: Vec<_> = config.initial.iter().map(member).collect();
+    let mut ids: Vec<_> = all.iter().map(|member| member.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    if ids.len() < all.len() {
+        return Err(StartError::SameUrls);
+    }
+    Ok(First { all, this: id(this) })
+}

@@ -1,0 +1,64 @@
+//! What is counted about a member, as plain numbers; the metrics page gives them etcd's names.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// Upper bounds of the buckets, in microseconds: etcd's for its sync and commit histograms, 1 ms doubled 13 times.
+pub const BUCKETS_US: [u64; 14] = {
+    let mut bounds = [1_000; 14];
+    let mut place = 1;
+    while place < bounds.len() {
+        bounds[place] = bounds[place - 1] * 2;
+        place += 1;
+    }
+    bounds
+};
+
+/// How long something took, counted in etcd's buckets.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    /// Not cumulative; the last one has no upper bound.
+    counts: [AtomicU64; BUCKETS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Histogram {
+    pub(super) fn record(&self, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.counts[BUCKETS_US.partition_point(|bound| *bound < us)].fetch_add(1, Relaxed);
+        self.sum_us.fetch_add(us, Relaxed);
+    }
+
+    /// Counts by bucket (the last above all bounds), not cumulative, and the sum in microseconds.
+    #[must_use]
+    pub fn read(&self) -> ([u64; BUCKETS_US.len() + 1], u64) {
+        (std::array::from_fn(|place| self.counts[place].load(Relaxed)), self.sum_us.load(Relaxed))
+    }
+}
+
+/// All of it only rises, unless the name says otherwise.
+#[derive(Debug, Default)]
+pub struct Stats {
+    pub proposals_failed: AtomicU64,
+    pub leader_changes: AtomicU64,
+    /// Each is one sync of the raft log.
+    pub log_syncs: Histogram,
+    pub log_entries: AtomicU64,
+    pub log_bytes: AtomicU64,
+    /// Each is one write to the engine.
+    pub apply_batches: AtomicU64,
+    pub applied_entries: AtomicU64,
+    pub slow_applies: AtomicU64,
+    pub reads_confirmed: AtomicU64,
+    pub flushes: Histogram,
+    pub leases_expired: AtomicU64,
+    pub messages_dropped: AtomicU64,
+}
+
+impl Stats {
+    pub(super) fn add(counter: &AtomicU64, amount: u64) {
+        counter.fetch_add(amount, Relaxed);
+    }
+}

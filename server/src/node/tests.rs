@@ -1,0 +1,9 @@
+//! Tests of the room: raft step by step, hand-overs, and what a start makes of what it finds.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod group;
+mod mailboxes;
+mod random;
+mod recoveries;
+mod scripts;

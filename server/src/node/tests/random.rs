@@ -1,0 +1,134 @@
+//! Random schedules: messages lost, doubled and reordered, members crash with what they had not persisted, disks and state
+//! machines that lag. Whatever happens, members apply the same entries, and nothing that was applied is ever lost.
+
+use std::collections::BTreeMap;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::group::Group;
+use crate::{node::log::LogEntry, types::LogIndex};
+
+struct Oracle {
+    truth: BTreeMap<LogIndex, LogEntry>,
+    leaders: BTreeMap<u64, u64>,
+}
+
+impl Oracle {
+    fn look(&mut self, group: &Group) {
+        for member in &group.members {
+            for entry in &member.applied {
+                let known = self.truth.entry(entry.index).or_insert_with(|| entry.clone());
+                assert_eq!(known, entry, "members applied different entries at {}", entry.index);
+            }
+            let Some(running) = &member.running else { continue };
+            let standing = running.driver.standing();
+            if standing.leading {
+                let known = *self.leaders.entry(standing.term.0).or_insert(member.id.0);
+                assert_eq!(known, member.id.0, "two leaders in term {}", standing.term);
+            }
+        }
+    }
+}
+
+fn step(group: &mut Group, rng: &mut ChaCha8Rng, proposals: &mut u64) {
+    let id = rng.random_range(1..=group.members.len() as u64);
+    let runs = group.member(id).running.is_some();
+    match rng.random_range(0..100) {
+        0 if runs => group.stop(id),
+        0..=4 if !runs => drop(group.start(id)),
+        _ if !runs => {}
+        1..=10 => {
+            *proposals += 1;
+            let one = format!("p{proposals}");
+            *proposals += 1;
+            let two = format!("p{proposals}");
+            group.propose(id, &[&one, &two]);
+        }
+        11..=30 => {
+            let batches = rng.random_range(1..4);
+            group.persist(id, batches);
+        }
+        31..=40 => {
+            let count = rng.random_range(1..10);
+            group.apply(id, count);
+        }
+        41..=43 => {
+            let member = group.member(id);
+            member.flushed = rng.random_range(member.flushed..=member.applied.len());
+        }
+        44..=55 => {
+            group.now_ms += 10;
+            let ticks = rng.random_range(1..20);
+            group.tick(id, ticks);
+        }
+        kind if !group.network.is_empty() => {
+            let place = rng.random_range(0..group.network.len());
+            match kind {
+                56..=58 => drop(group.network.remove(place)),
+                59..=60 => group.network.push(group.network[place].clone()),
+                _ => drop(group.deliver(place)),
+            }
+        }
+        _ => {}
+    }
+    if group.network.len() > 200 {
+        group.network.remove(0);
+    }
+}
+
+fn run(members: u64, seed: u64, steps: usize) -> (usize, usize, String) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut group = Group::new(members, seed);
+    let mut oracle = Oracle { truth: BTreeMap::new(), leaders: BTreeMap::new() };
+    let mut proposals = 0;
+    for id in 1..=members {
+        group.start(id);
+    }
+    for _ in 0..steps {
+        step(&mut group, &mut rng, &mut proposals);
+        oracle.look(&group);
+    }
+    // Heal: everybody runs, nothing is lost, time goes by. The group must get on.
+    for id in 1..=members {
+        if group.member(id).running.is_none() {
+            group.start(id);
+        }
+    }
+    let before = oracle.truth.len();
+    for round in 0..400 {
+        group.now_ms += 10;
+        for id in 1..=members {
+            group.tick(id, 1);
+        }
+        group.settle();
+        if round % 100 == 99 {
+            group.propose(1, &["after"]);
+        }
+    }
+    group.settle();
+    oracle.look(&group);
+    assert!(oracle.truth.len() > before, "seed {seed}: the group does not get on");
+    let lengths: Vec<_> = group.members.iter().map(|member| member.applied.len()).collect();
+    assert!(lengths.iter().all(|len| *len == lengths[0]), "seed {seed}: not all caught up: {lengths:?}");
+    let trace = format!("{:?}", oracle.truth.values().map(|entry| (&entry.term, &entry.data)).collect::<Vec<_>>());
+    (oracle.truth.len(), oracle.leaders.len(), trace)
+}
+
+#[test]
+fn members_apply_the_same_whatever_happens() {
+    let (mut entries, mut terms) = (0, 0);
+    for seed in 0..40 {
+        let members = [1, 3, 3, 5][(seed % 4) as usize];
+        let (more_entries, more_terms, _) = run(members, seed, 3_000);
+        entries += more_entries;
+        terms += more_terms;
+    }
+    // The schedules must not be so harsh that nothing is tested.
+    assert!(entries > 2_000 && terms > 100, "{entries} entries in {terms} terms");
+}
+
+#[test]
+fn a_seed_decides_a_run() {
+    assert_eq!(run(3, 77, 2_000), run(3, 77, 2_000));
+}
