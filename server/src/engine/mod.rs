@@ -1,35 +1,90 @@
-//! Ordered bytes on disk. (door essay to be written by the room's builder)
+//! Ordered bytes on disk.
+//!
+//! The store is a set of *families*, each an ordered map of bytes. One [`Batch`] over several families becomes visible
+//! as a whole, and after a crash is there as a whole or not at all. There is no log here: what was written since the
+//! last flush is lost in a crash, always a suffix of the batches, in all families at the same batch. Whoever uses the
+//! engine keeps a log of its own and finds out by [`Engine::persisted`] where to go on.
+//!
+//! Two stores stand behind the same types: RocksDB, and an in-memory twin whose crashes are drawn from a seed. A test
+//! runs the same scripts on both. The twin exists because RocksDB has threads and a clock, which a simulator in one
+//! thread cannot have.
+//!
+//! # Invariants
+//!
+//! - This is the only room that names RocksDB (`tests/tests/house.rs`).
+//! - [`Key`] is the disk format: no key is made or read in another place (golden vectors in `tests.rs`).
+//! - After a crash the store is a prefix of its batches, never less than the last flush (`tests.rs`, both engines).
+//! - A view does not change, except that history may vanish from it: [`Engine::drop_history`] unlinks files under its
+//!   readers. Callers drop only what no permitted read consults, and past reads check the compacted revision afterwards.
+//! - A store that cannot read or write never returns: the process ends ([`fatal`]), for an answer from half a store
+//!   would be wrong. Block checksums are verified on every read from disk.
+//!
+//! # Not here
+//!
+//! What the bytes of values mean (`mvcc`, `lease`, `members`, `state`); when to flush and what to drop (`node`).
 
 mod batch;
+mod cursor;
+mod history;
 mod key;
 mod memory;
 mod rocks;
+#[cfg(test)]
+mod tests;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 
 pub use batch::Batch;
-pub use key::{Family, Key, MetaKey};
+pub use cursor::Cursor;
+pub use history::{gone_revision, gone_value};
+pub use key::{Family, Key, Malformed, MetaKey};
+pub use memory::{MemoryCounts, MemoryEngine};
 
 use crate::types::Revision;
+use memory::MemoryView;
+use rocks::{Rocks, RocksView};
 
-/// What an engine may use. Bytes, unless the name says otherwise.
+/// Exit code of a process whose store cannot be read or written (`EX_IOERR` of sysexits.h).
+pub const EXIT_STORE: i32 = 74;
+
+/// What an engine may use.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
+    /// Blocks, indexes, filters and memtables together.
     pub block_cache_bytes: usize,
+    /// Memtables of all families, charged to the block cache; at most half of it is sensible.
     pub memtable_bytes: usize,
+    /// Files held open; -1 for all.
+    pub max_open_files: i32,
 }
 
-/// A store of ordered families. Cheap to clone; all clones are the same store.
-///
-/// Its errors do not return: a store that cannot read or write stops the process (`engine::fatal`).
-#[derive(Clone)]
-pub struct Engine(/* enum Inner { Rocks(Arc<..>), Memory(Arc<..>) } */);
+impl Default for EngineOptions {
+    /// Fits a member into 400 MB with room for connections and queues.
+    fn default() -> Self {
+        Self { block_cache_bytes: 224 << 20, memtable_bytes: 96 << 20, max_open_files: 1024 }
+    }
+}
 
-/// The store as it was when the view was taken.
+/// A store of ordered families. Cheap to clone; all clones are the same store. One thread writes.
 #[derive(Clone)]
-pub struct View(/* enum, Arc inside */);
+pub struct Engine(Store);
+
+#[derive(Clone)]
+enum Store {
+    Rocks(Arc<Rocks>),
+    Memory(MemoryEngine),
+}
+
+/// The store as it was when the view was taken. Cheap to clone.
+#[derive(Clone)]
+pub struct View(Arc<Seen>);
+
+enum Seen {
+    Rocks(RocksView),
+    Memory(MemoryView),
+}
 
 /// What can be read: a [`View`], or a [`Batch`] over one, which sees its own writes.
 pub trait Read {
@@ -40,30 +95,7 @@ pub trait Read {
     fn last_at_or_below(&self, family: Family, at: &[u8]) -> Option<(Vec<u8>, Bytes)>;
 }
 
-/// A lending cursor: stands on an entry while `valid`.
-pub struct Cursor<'a>(std::marker::PhantomData<&'a ()>);
-
-impl Cursor<'_> {
-    pub fn valid(&self) -> bool {
-        todo!()
-    }
-    /// Encoded key (see [`Key::decode`]).
-    pub fn key(&self) -> &[u8] {
-        todo!()
-    }
-    pub fn value(&self) -> &[u8] {
-        todo!()
-    }
-    pub fn next(&mut self) {
-        todo!()
-    }
-    /// Moves forward to the first entry at or above `key`, never past the cursor's end bound.
-    pub fn seek(&mut self, _key: &[u8]) {
-        todo!()
-    }
-}
-
-/// What cannot be opened, and why; the text says what to do.
+/// Why a store cannot be opened; the text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("{0}")]
@@ -74,52 +106,135 @@ pub enum OpenError {
     Io(String),
 }
 
-impl Engine {
-    pub fn open(_path: &Path, _options: &EngineOptions) -> Result<Self, OpenError> {
-        todo!()
-    }
-    /// The in-memory twin (see `memory`). For the simulator and for tests.
-    pub fn memory() -> Self {
-        todo!()
-    }
-    pub fn view(&self) -> View {
-        todo!()
-    }
-    /// Writes all of the batch or, after a crash, none of it. Not durable before a flush covers it.
-    pub fn write(&self, _batch: Batch) {
-        todo!()
-    }
-    /// Makes all that was written durable, in all families together. Blocks.
-    pub fn flush(&self) {
-        todo!()
-    }
-    /// The value of a `meta` key as it would be read after a crash now.
-    pub fn persisted(&self, _key: MetaKey) -> Option<Bytes> {
-        todo!()
-    }
-    /// History that only reads below `floor` need may go: `log` entries with revision < floor (whole files, at once),
-    /// `idx` and `gone` entries with revision <= floor (when their files are next compacted). The caller has made sure
-    /// that `floor` is at most the durable compacted revision. Blocks; monotone.
-    pub fn drop_history(&self, _floor: Revision) {
-        todo!()
-    }
-    /// Rewrites `idx` and `gone` files that are mostly droppable, so that their space comes back now. Blocks.
-    pub fn rewrite_history(&self) {
-        todo!()
-    }
-    /// (logical bytes in use, bytes on disk)
-    pub fn size(&self) -> Size {
-        todo!()
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default)]
+/// Bytes of a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
+    /// In files and memtables.
     pub on_disk: u64,
+    /// Of them, an estimate of what is not garbage.
     pub in_use: u64,
 }
 
-/// The store cannot be read or written, or holds what cannot be: stops the process.
-pub fn fatal(context: &str, error: impl std::fmt::Display) -> ! {
-    panic!("{context}: {error}")
+impl Engine {
+    /// Opens the store in `path`, and makes it if it is not there.
+    ///
+    /// # Errors
+    /// If it is in use, damaged or not accessible.
+    pub fn open(path: &Path, options: &EngineOptions) -> Result<Self, OpenError> {
+        Rocks::open(path, options).map(|rocks| Self(Store::Rocks(Arc::new(rocks))))
+    }
+
+    /// The in-memory twin of seed 0, for tests that need no crash.
+    #[must_use]
+    pub fn memory() -> Self {
+        MemoryEngine::new(0).into()
+    }
+
+    /// The store as it is now.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View(Arc::new(match &self.0 {
+            Store::Rocks(rocks) => Seen::Rocks(rocks.view()),
+            Store::Memory(memory) => Seen::Memory(memory.view()),
+        }))
+    }
+
+    /// Writes all of the batch or, after a crash, none of it. Not durable before a flush covers it.
+    pub fn write(&self, batch: Batch) {
+        match &self.0 {
+            Store::Rocks(rocks) => rocks.write(batch),
+            Store::Memory(memory) => memory.write(batch),
+        }
+    }
+
+    /// Makes all that was written durable, in all families together. Blocks.
+    pub fn flush(&self) {
+        match &self.0 {
+            Store::Rocks(rocks) => rocks.flush(),
+            Store::Memory(memory) => memory.flush(),
+        }
+    }
+
+    /// The value of a `meta` key as it would be read after a crash now.
+    #[must_use]
+    pub fn persisted(&self, key: MetaKey) -> Option<Bytes> {
+        match &self.0 {
+            Store::Rocks(rocks) => rocks.persisted(key),
+            Store::Memory(memory) => memory.persisted(key),
+        }
+    }
+
+    /// History that only reads below `floor` need may go: `log` entries with revision < `floor`, whole files at once;
+    /// `idx` and `gone` entries with revision <= `floor`, when their files are next compacted. Views do not protect
+    /// it, and a crash does not bring it back, so `floor` is at most the *durable* compacted revision and below every
+    /// reader that must not be disturbed. Blocks.
+    pub fn drop_history(&self, floor: Revision) {
+        match &self.0 {
+            Store::Rocks(rocks) => rocks.drop_history(floor),
+            Store::Memory(memory) => memory.drop_history(floor),
+        }
+    }
+
+    /// Rewrites what still holds history below `floor`, given to [`Engine::drop_history`] before, so that its space
+    /// comes back now. Blocks.
+    pub fn rewrite_history(&self, floor: Revision) {
+        match &self.0 {
+            Store::Rocks(rocks) => rocks.rewrite_history(floor),
+            Store::Memory(memory) => memory.rewrite_history(floor),
+        }
+    }
+
+    #[must_use]
+    pub fn size(&self) -> Size {
+        match &self.0 {
+            Store::Rocks(rocks) => rocks.size(),
+            Store::Memory(memory) => memory.size(),
+        }
+    }
+}
+
+impl From<MemoryEngine> for Engine {
+    fn from(memory: MemoryEngine) -> Self {
+        Self(Store::Memory(memory))
+    }
+}
+
+impl View {
+    fn last(&self, family: Family, at: &[u8], open: bool) -> Option<(Vec<u8>, Bytes)> {
+        match &*self.0 {
+            Seen::Rocks(view) => view.last(family, at, open),
+            Seen::Memory(view) => view.last(family, at, open),
+        }
+    }
+}
+
+impl Read for View {
+    fn get(&self, key: &Key<'_>) -> Option<Bytes> {
+        match &*self.0 {
+            Seen::Rocks(view) => view.get(key.family(), &key.bytes()),
+            Seen::Memory(view) => view.get(key.family(), &key.bytes()),
+        }
+    }
+
+    fn scan(&self, family: Family, from: &[u8], to: Option<&[u8]>) -> Cursor<'_> {
+        match &*self.0 {
+            Seen::Rocks(view) => Cursor::rocks(view.scan(family, from, to)),
+            Seen::Memory(view) => Cursor::memory(view.scan(family, from, to)),
+        }
+    }
+
+    fn last_at_or_below(&self, family: Family, at: &[u8]) -> Option<(Vec<u8>, Bytes)> {
+        self.last(family, at, false)
+    }
+}
+
+/// Ends the process because the store cannot be read or written. Nothing is changed by it: what is acknowledged stands
+/// in the raft log, what is flushed in the files.
+pub fn fatal(doing: &str, error: impl std::fmt::Display) -> ! {
+    tracing::error!(%error, doing, "the store failed; this member stops and leaves its files as they are");
+    eprintln!(
+        "conclave: the store failed while {doing}: {error}. This member stops; its files are as they were. If the text \
+         names a damaged file, restore the member from a backup or from its peers; else look at disk and file system."
+    );
+    std::process::exit(EXIT_STORE)
 }
