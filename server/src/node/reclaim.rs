@@ -84,7 +84,7 @@ impl<Io: LogIo> Reclaim<Io> {
         if compacted > self.dropped {
             self.dropped = compacted;
             self.engine.drop_history(compacted);
-            self.engine.rewrite_history();
+            self.engine.rewrite_history(compacted);
         }
     }
 }
