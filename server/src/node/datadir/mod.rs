@@ -47,6 +47,13 @@ pub use identity::{Identity, IdentityError, read_identity, write_identity};
 const MODE: u32 = 0o700;
 const LOG: &str = "log";
 const KV: &str = "kv";
+/// How a folder answers that this program cannot have made another one in.
+const NOT_OURS_TO_SYNC: [io::ErrorKind; 4] = [
+    io::ErrorKind::PermissionDenied,
+    io::ErrorKind::ReadOnlyFilesystem,
+    io::ErrorKind::InvalidInput,
+    io::ErrorKind::Unsupported,
+];
 /// What a file system puts into the root of a fresh volume.
 const IGNORED: &str = "lost+found";
 
@@ -208,6 +215,7 @@ impl FreshDir {
     /// # Errors
     /// [`DataDirError::Failed`] if a file or folder cannot be made.
     pub fn found(self, identity: Identity) -> Result<DataDir, DataDirError> {
+        self.folder.sync_above()?;
         write_identity(&self.folder.io, &identity).map_err(|error| error.at(&self.folder.path))?;
         let dir = DataDir { folder: self.folder, identity };
         dir.make_parts()?;
@@ -223,9 +231,6 @@ impl Folder {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 DirBuilder::new().recursive(true).mode(MODE).create(path).map_err(failed("create it"))?;
-                // Or the whole folder could be gone after a crash, with every vote that was given in it.
-                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed("sync the folder above it"))?;
             }
             Err(error) => return Err(failed("look at it")(error)),
         }
@@ -260,6 +265,21 @@ impl Folder {
 
     fn sync(&self) -> Result<(), DataDirError> {
         self.lock.sync_all().map_err(|error| self.failed("sync it", error))
+    }
+
+    /// Makes the way to the folder durable, or after a crash it could be gone with every vote that was given in it, and
+    /// the member would start afresh. An earlier start that was cut short may have made any part of the way, so all of
+    /// it is synced; what this user may not open, or cannot be written, was not made by this program.
+    fn sync_above(&self) -> Result<(), DataDirError> {
+        let path = self.path.canonicalize().map_err(|error| self.failed("find it", error))?;
+        for above in path.ancestors().skip(1) {
+            match File::open(above).and_then(|dir| dir.sync_all()) {
+                Ok(()) => {}
+                Err(error) if NOT_OURS_TO_SYNC.contains(&error.kind()) => {}
+                Err(error) => return Err(self.failed("sync the folders above it", error)),
+            }
+        }
+        Ok(())
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> DataDirError {
