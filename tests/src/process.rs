@@ -181,41 +181,6 @@ impl Drop for Server {
     }
 }
 
-/// How a program ended that was expected to end by itself.
-#[derive(Debug)]
-pub struct Ended {
-    pub status: ExitStatus,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-/// Runs a command to its end, which must come within the bound for a stop.
-///
-/// # Errors
-/// If it does not end in time; it is killed then.
-pub fn run_to_end(mut command: Command) -> Result<Ended> {
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETCD_")) {
-        command.env_remove(name);
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
-    let stdout = read_all(child.stdout.take().expect("piped"));
-    let stderr = read_all(child.stderr.take().expect("piped"));
-    let status = wait_for_end(&mut child, STOP_TIMEOUT);
-    let text = |reader: thread::JoinHandle<String>| reader.join().expect("a reader does not panic");
-    let (stdout, stderr) = (text(stdout), text(stderr));
-    let status = status.with_context(|| format!("{command:?}\n{stderr}"))?;
-    Ok(Ended { status, stdout, stderr })
-}
-
-fn read_all(mut from: impl std::io::Read + Send + 'static) -> thread::JoinHandle<String> {
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = from.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
-}
-
 /// Waits for a child's end without a loop of naps: a thread of its own may block on the pid.
 ///
 /// # Errors

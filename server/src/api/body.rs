@@ -101,6 +101,7 @@ impl Streamed {
             self.ended = Some(outcome);
         }
         if let Some(chunk) = self.out.0.borrow_mut().take() {
+            self.tally.sent(chunk.len());
             return Poll::Ready(Some(Frame::data(chunk)));
         }
         if let Some(outcome) = self.ended.take() {

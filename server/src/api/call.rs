@@ -52,6 +52,7 @@ impl Api {
             let outcome = within(deadline, self.unary(method, messages, metadata)).await;
             return match outcome {
                 Ok(reply) => {
+                    tally.sent(reply.len());
                     tally.end(Code::Ok);
                     reply_with(Body::unary(reply))
                 }
@@ -88,6 +89,7 @@ impl Api {
         B: http_body::Body<Data = Bytes> + Unpin,
     {
         let message = messages.only().await?;
+        self.calls.received(message.len());
         match method {
             Method::Range => range::range(self, message).await,
             Method::Put => kv::put(self, message, metadata.idempotency).await,
@@ -101,7 +103,8 @@ impl Api {
             Method::Status => maintenance::status(self, message),
             Method::HashKv => maintenance::hash_kv(self, message).await,
             Method::MemberList => cluster::member_list(self, message).await,
-            Method::HealthCheck => health::check(self, message),
+            Method::HealthCheck => health::check(message),
+            Method::HealthList => health::list(message),
             other => Err(Status::not_built(&format!("{}/{}", other.service(), other.name()))),
         }
     }
@@ -141,6 +144,7 @@ impl Api {
 async fn stopping(signals: super::Signals, require_leader: bool) -> Status {
     let super::Signals { mut leader_lost, mut stopping } = signals;
     tokio::select! {
+        biased;
         // A sender that is gone means that the member is gone with it.
         _ = stopping.wait_for(|stopping| *stopping) => Error::Stopped.into(),
         _ = leader_lost.wait_for(|lost| *lost), if require_leader => Error::NoLeader.into(),

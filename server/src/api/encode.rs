@@ -57,9 +57,8 @@ impl RangeReply {
         header.encode_raw(&mut self.buffer);
     }
 
-    pub(super) fn push(&mut self, version: VersionRef<'_>, keys_only: bool) {
-        // With keys_only etcd 3.7 answers from its index, which knows neither value nor lease (etcd #21791).
-        let (value, lease) = if keys_only { (&[][..], 0) } else { (version.value, version.lease.0) };
+    pub(super) fn push(&mut self, version: VersionRef<'_>) {
+        let (value, lease) = (version.value, version.lease.0);
         let length = bytes_len(version.key)
             + number_len(version.create.0)
             + number_len(version.modified.0)

@@ -54,8 +54,8 @@ pub(super) async fn txn(api: &Api, message: Bytes, idempotency: Bytes) -> Result
 }
 
 async fn read_only(api: &Api, request: pb::TxnRequest) -> Result<Bytes, Status> {
-    let serializable = ranges(&request).all(|range| range.serializable);
-    let view = if serializable { api.handle.read_view() } else { api.handle.linearizable().await? };
+    let view =
+        if state::is_serializable(&request) { api.handle.read_view() } else { api.handle.linearizable().await? };
     let term = api.handle.status().term;
     let oldest = ranges(&request).map(|range| range.revision).filter(|revision| *revision > 0).min();
     let mut response = if is_short(&request, &view) {

@@ -9,10 +9,8 @@ use super::{Method, status::Status};
 use crate::{
     error::{Code, Error},
     metrics::Calls,
+    state,
 };
-
-/// A longer key is a mistake; remembered keys cost memory on every member.
-const MAX_IDEMPOTENCY_KEY: usize = 256;
 
 /// The metadata that this server looks at.
 #[derive(Debug, Default)]
@@ -48,9 +46,7 @@ fn idempotency(headers: &HeaderMap) -> Result<Bytes, Status> {
     } else {
         return Ok(Bytes::new());
     };
-    if key.len() > MAX_IDEMPOTENCY_KEY {
-        return Err(Status::new(Code::InvalidArgument, "conclave: the idempotency key is longer than 256 bytes"));
-    }
+    state::check_idempotency_key(&key)?;
     Ok(key)
 }
 
@@ -117,6 +113,10 @@ impl Tally {
     pub(super) fn start(calls: &Arc<Calls>, method: Method) -> Self {
         calls.started(method as usize);
         Self { calls: Arc::clone(calls), method, open: true }
+    }
+
+    pub(super) fn sent(&self, bytes: usize) {
+        self.calls.sent(bytes);
     }
 
     pub(super) fn end(&mut self, code: Code) {

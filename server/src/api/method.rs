@@ -101,6 +101,7 @@ methods! {
     "grpc.health.v1.Health" {
         HealthCheck = "Check" Unary,
         HealthWatch = "Watch" ServerStream,
+        HealthList = "List" Unary,
     }
     "etcdserverpb.Auth" {
         Authenticate = "Authenticate" Unary,

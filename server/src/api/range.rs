@@ -52,7 +52,7 @@ fn read(view: &ReadView, query: &Query, header: &pb::ResponseHeader) -> Result<B
     const LIKELY: usize = 1024;
     let mut reply = RangeReply::new(LIKELY);
     reply.header(header);
-    let summary = mvcc::range(&view.view, view.position, query, &mut |version| reply.push(version, query.keys_only))?;
+    let summary = mvcc::range(&view.view, view.position, query, &mut |version| reply.push(version))?;
     reply.summary(summary);
     reply.finish()
 }

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use super::{Api, body::Outgoing, encode::RangeReply, frame, frame::Messages, range, status::Status};
 use crate::{
-    error::Error,
     mvcc::{self, KeyRange, Query, ReadView, Summary},
     state,
     types::Revision,
@@ -26,7 +25,7 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
 {
     let request: pb::RangeRequest = frame::decode_streamed(messages.only().await?)?;
-    check(&request)?;
+    state::check_range_stream(&request)?;
     let mut view = if request.serializable { api.handle.read_view() } else { api.handle.linearizable().await? };
     let began = Instant::now();
     let pinned = view.position.revision;
@@ -57,22 +56,6 @@ where
     }
 }
 
-fn check(request: &pb::RangeRequest) -> Result<(), Error> {
-    state::check_range(request)?;
-    let sorted = request.sort_order != pb::range_request::SortOrder::None as i32
-        && !(request.sort_target == pb::range_request::SortTarget::Key as i32
-            && request.sort_order == pb::range_request::SortOrder::Ascend as i32);
-    if sorted {
-        return Err(Error::StreamCustomSort);
-    }
-    let filters =
-        [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
-    if filters.iter().any(|bound| *bound != 0) {
-        return Err(Error::StreamRevisionFilter);
-    }
-    Ok(())
-}
-
 /// Where a stream stands between two chunks.
 struct Chunk {
     query: Query,
@@ -95,7 +78,7 @@ impl Chunk {
         let mut reply = RangeReply::new(4096);
         let mut last = Vec::new();
         let Summary { count, more } = mvcc::range(&view.view, view.position, &self.query, &mut |version| {
-            reply.push(version, self.query.keys_only);
+            reply.push(version);
             last.clear();
             last.extend_from_slice(version.key);
         })?;

@@ -63,6 +63,8 @@ pub struct Config {
     pub log: LogConfig,
     pub block_cache_bytes: usize,
     pub memtable_bytes: usize,
+    /// None: all.
+    pub max_open_files: Option<u32>,
     pub api_threads: usize,
     pub reader_threads: usize,
     pub max_connections: usize,
@@ -185,6 +187,7 @@ fn check(mut given: Given) -> Result<Config, String> {
         log: log(&values)?,
         block_cache_bytes,
         memtable_bytes,
+        max_open_files: open_files(&values)?,
         api_threads: threads(&values, "api-threads", 0)?,
         reader_threads: threads(&values, "reader-threads", 1)?,
         max_connections: values.size("max-connections")?.max(1),
@@ -257,6 +260,17 @@ fn request_bytes(values: &Values<'_>) -> Result<usize, String> {
     match values.number("max-request-bytes") {
         bytes @ 1..=MOST => Ok(usize::try_from(bytes).expect("the bound is below 32 bits")),
         bytes => Err(format!("--max-request-bytes[{bytes}] must be from 1 to {MOST}")),
+    }
+}
+
+fn open_files(values: &Values<'_>) -> Result<Option<u32>, String> {
+    match values.number("max-open-files") {
+        0 => Ok(None),
+        files => u32::try_from(files)
+            .ok()
+            .filter(|files| i32::try_from(*files).is_ok())
+            .map(Some)
+            .ok_or_else(|| format!("--max-open-files[{files}] must be at most {}", i32::MAX)),
     }
 }
 

@@ -1,11 +1,11 @@
 //! `/metrics`: the numbers of etcd that are true of this member.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{Checks, Shared, health::PROBES};
 use crate::{
     metrics::{self, Kind, Text},
-    node::Handle,
+    node::{BUCKETS_US, Handle},
 };
 
 /// A gRPC method as go-grpc-prometheus labels it.
@@ -40,6 +40,7 @@ const CODES: [&str; 17] = [
 pub(super) fn render(handle: &Handle, shared: &Shared) -> String {
     let mut text = Text::new();
     member(&mut text, handle, shared);
+    consensus(&mut text, handle);
     store(&mut text, handle, shared);
     health(&mut text, &shared.health);
     calls(&mut text, shared);
@@ -79,6 +80,43 @@ fn member(text: &mut Text, handle: &Handle, shared: &Shared) {
     let cluster = shared.versions.cluster.rsplit_once('.').map_or(shared.versions.cluster, |(minor, _)| minor);
     text.family("etcd_cluster_version", Kind::Gauge, "Which version is running. 1 for 'cluster_version' label.");
     text.sample(&[("cluster_version", cluster)], 1);
+}
+
+fn consensus(text: &mut Text, handle: &Handle) {
+    let stats = handle.stats();
+    let mut counter = |name, help, value: &AtomicU64| text.single(name, Kind::Counter, help, value.load(Relaxed));
+    counter("etcd_server_leader_changes_seen_total", "The number of leader changes seen.", &stats.leader_changes);
+    counter(
+        "etcd_server_proposals_failed_total",
+        "The total number of failed proposals seen.",
+        &stats.proposals_failed,
+    );
+    counter(
+        "etcd_server_slow_apply_total",
+        "The total number of slow apply requests (likely overloaded from slow disk).",
+        &stats.slow_applies,
+    );
+    counter("etcd_debugging_server_lease_expired_total", "The total number of expired leases.", &stats.leases_expired);
+    let pending = handle.proposals_pending();
+    let help = "The current number of pending proposals to commit.";
+    text.single("etcd_server_proposals_pending", Kind::Gauge, help, pending);
+    let help = "Total number of bytes written in WAL.";
+    text.single("etcd_disk_wal_write_bytes_total", Kind::Gauge, help, stats.log_bytes.load(Relaxed));
+    let bounds = BUCKETS_US.map(seconds);
+    let (counts, sum_us) = stats.log_syncs.read();
+    let help = "The latency distributions of fsync called by WAL.";
+    text.family("etcd_disk_wal_fsync_duration_seconds", Kind::Histogram, help);
+    text.histogram(&bounds, &counts, seconds(sum_us));
+    // etcd's commits of its backend are Conclave's flushes of all families: rarer and larger, so under a name of its own.
+    let (counts, sum_us) = stats.flushes.read();
+    let help = "How long it took to make everything applied durable in the store.";
+    text.family("conclave_store_flush_duration_seconds", Kind::Histogram, help);
+    text.histogram(&bounds, &counts, seconds(sum_us));
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds over years, shown as seconds")]
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
 }
 
 fn store(text: &mut Text, handle: &Handle, shared: &Shared) {
@@ -133,6 +171,15 @@ fn health(text: &mut Text, checks: &Checks) {
 }
 
 fn calls(text: &mut Text, shared: &Shared) {
+    let (received, sent) = shared
+        .calls
+        .iter()
+        .map(|calls| calls.read_bytes())
+        .fold((0, 0), |sum, bytes| (sum.0 + bytes.0, sum.1 + bytes.1));
+    let help = "The total number of bytes received from grpc clients.";
+    text.single("etcd_network_client_grpc_received_bytes_total", Kind::Counter, help, received);
+    let help = "The total number of bytes sent to grpc clients.";
+    text.single("etcd_network_client_grpc_sent_bytes_total", Kind::Counter, help, sent);
     text.family("grpc_server_started_total", Kind::Counter, "Total number of RPCs started on the server.");
     for (number, method) in shared.methods.iter().enumerate() {
         let started: u64 = shared.calls.iter().map(|calls| calls.read_started(number)).sum();

@@ -16,8 +16,8 @@ use prost::Message;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{
-    Method,
+use super::super::{
+    Body, Method,
     encode::RangeReply,
     frame::{self, Messages},
     metadata::{self, Metadata},
@@ -289,7 +289,7 @@ fn a_range_reply_reads_as_prost_would_write_it() {
             let lease = [0, 5, -1, i64::MAX][random.random_range(0..4)];
             let (create, modified, version) = (Revision(random.random_range(1..300)), Revision(299), 1 << 20);
             let version_ref = VersionRef { key: &key, create, modified, version, lease: LeaseId(lease), value: &value };
-            reply.push(version_ref, false);
+            reply.push(version_ref);
             kvs.push(conclave_proto::mvccpb::KeyValue {
                 key: key.into(),
                 create_revision: create.0,
@@ -322,7 +322,7 @@ fn prefix(framed: usize) -> [u8; 5] {
 
 #[test]
 fn a_unary_body_is_one_frame_and_trailers() {
-    let mut body = super::Body::unary(Bytes::from_static(b"x"));
+    let mut body = Body::unary(Bytes::from_static(b"x"));
     let mut next = || run(std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)));
     assert_eq!(next().unwrap().unwrap().into_data().unwrap(), "x");
     assert_eq!(next().unwrap().unwrap().into_trailers().unwrap()["grpc-status"], "0");

@@ -1,0 +1,3 @@
+//! What clients see: bytes in, bytes out.
+
+mod framing;
