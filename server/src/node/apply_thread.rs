@@ -160,7 +160,8 @@ impl Batch {
 }
 
 /// What is committed must be understood, or this member's state would differ from the others'.
-fn decode(log_entry: LogEntry) -> Committed {
+#[must_use]
+pub fn decode(log_entry: LogEntry) -> Committed {
     let LogEntry { index, term, kind, data } = log_entry;
     if kind != EntryKind::Normal {
         let why = format_args!("the log changes the membership at index {index}, which this version cannot do");

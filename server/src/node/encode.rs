@@ -21,7 +21,9 @@ fn wall_clock_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-pub(super) fn entry(
+/// The entry that holds `command`, on behalf of who waits under `ticket`.
+#[must_use]
+pub fn entry(
     identity: Identity,
     ticket: Ticket,
     term: Term,

@@ -28,14 +28,17 @@ struct Inner {
 }
 
 #[derive(Debug)]
-pub(super) struct Keeper {
+/// See the top of this file.
+pub struct Keeper {
     inner: Mutex<Inner>,
     /// What a new leader adds to each lease: clients could not renew while there was none.
     extend_ms: u64,
 }
 
 impl Keeper {
-    pub(super) fn new(extend_ms: u64) -> Self {
+    /// `extend_ms`: what a new leader adds to each lease.
+    #[must_use]
+    pub fn new(extend_ms: u64) -> Self {
         Self { inner: Mutex::default(), extend_ms }
     }
 
@@ -44,21 +47,22 @@ impl Keeper {
     }
 
     /// This member leads, as of the view.
-    pub(super) fn promote(&self, term: Term, view: &ReadView, now_ms: u64) {
+    pub fn promote(&self, term: Term, view: &ReadView, now_ms: u64) {
         let leases = lease::all(&view.view);
         let mut inner = self.lock();
         inner.expiry.promote(leases.into_iter(), now_ms, self.extend_ms);
         inner.term = Some(term);
     }
 
-    pub(super) fn demote(&self) {
+    /// This member does not lead.
+    pub fn demote(&self) {
         let mut inner = self.lock();
         inner.expiry.demote();
         inner.term = None;
     }
 
     /// From apply, in order.
-    pub(super) fn follow(&self, effects: impl Iterator<Item = LeaseEffect>, now_ms: u64) {
+    pub fn follow(&self, effects: impl Iterator<Item = LeaseEffect>, now_ms: u64) {
         let mut inner = self.lock();
         for effect in effects {
             match effect {
@@ -69,7 +73,10 @@ impl Keeper {
     }
 
     /// Runs on the clockwork of the leader in `term`; anybody else has none.
-    pub(super) fn with<R>(&self, term: Term, look: impl FnOnce(&mut Expiry) -> R) -> Result<R, Error> {
+    ///
+    /// # Errors
+    /// `NotLeader`.
+    pub fn with<R>(&self, term: Term, look: impl FnOnce(&mut Expiry) -> R) -> Result<R, Error> {
         let mut inner = self.lock();
         if inner.term != Some(term) {
             return Err(Error::NotLeader);
@@ -78,7 +85,7 @@ impl Keeper {
     }
 
     /// Commands that revoke what ran out, bounded; the rest comes with the next look.
-    pub(super) fn expired(&self, term: Term, now_ms: u64) -> Vec<command::Kind> {
+    pub fn expired(&self, term: Term, now_ms: u64) -> Vec<command::Kind> {
         let expired = self.with(term, |expiry| expiry.take_expired(now_ms, MAX_REVOKES_A_LOOK));
         let revoke = |LeaseId(id)| command::Kind::LeaseRevoke(LeaseRevoke { id, expired: true });
         expired.unwrap_or_default().into_iter().map(revoke).collect()

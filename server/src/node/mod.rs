@@ -86,12 +86,17 @@ use crate::{
 };
 
 pub use self::{
-    core::{RaftStart, Standing},
+    apply_thread::decode,
+    core::{RaftStart, Standing, first_conf_state},
     drive::{ConfirmedReads, Driver, DriverConfig, Effects, Held, Input, Persist, Proposal, TICK_MS},
+    encode::entry,
     handle::Handle,
+    keeper::Keeper,
     mailbox::Ticket,
     message::{Message, MessageKind},
-    recovery::Mismatch,
+    reclaim::give_back,
+    recovery::{Mismatch, StateFacts, fit, may_bootstrap},
+    shared::Identity,
     start::{InitialMember, Node, NodeConfig, StartError},
     stats::{BUCKETS_US, Histogram, Stats},
     thread::EXIT_STATE,

@@ -79,12 +79,18 @@ impl<Io: LogIo> Reclaim<Io> {
     }
 
     fn after_flush(&mut self) {
-        let (flushed, compacted) = State::persisted(&self.engine);
-        self.cut_below.set(LogIndex(flushed.0.saturating_sub(KEEP_ENTRIES)));
-        if compacted > self.dropped {
-            self.dropped = compacted;
-            self.engine.drop_history(compacted);
-            self.engine.rewrite_history(compacted);
-        }
+        self.cut_below.set(give_back(&self.engine, KEEP_ENTRIES, &mut self.dropped));
     }
+}
+
+/// Lets go what a crash now would not need: history up to the flushed compacted revision, where `dropped` is behind it.
+/// Returns the index below which the log may be cut, `keep_entries` short of what is flushed.
+pub fn give_back(engine: &Engine, keep_entries: u64, dropped: &mut Revision) -> LogIndex {
+    let (flushed, compacted) = State::persisted(engine);
+    if compacted > *dropped {
+        *dropped = compacted;
+        engine.drop_history(compacted);
+        engine.rewrite_history(compacted);
+    }
+    LogIndex(flushed.0.saturating_sub(keep_entries))
 }

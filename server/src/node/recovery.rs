@@ -12,12 +12,12 @@ use crate::types::{LogIndex, Term};
 
 /// What the state machine holds on disk.
 #[derive(Clone, Debug)]
-pub(super) struct StateFacts {
-    pub(super) applied: (LogIndex, Term),
+pub struct StateFacts {
+    pub applied: (LogIndex, Term),
     /// An entry of which a crash left pieces in the store. It was being applied, so it is committed.
-    pub(super) unfinished: Option<LogIndex>,
+    pub unfinished: Option<LogIndex>,
     /// Empty before the first start was finished.
-    pub(super) conf_state: Vec<u8>,
+    pub conf_state: Vec<u8>,
 }
 
 /// Why log and state do not belong together. No file was changed.
@@ -50,7 +50,10 @@ pub enum Mismatch {
 
 /// Whether a member that was just started for the first time, or died while it was, may begin from nothing.
 /// `initialised`: its first start was finished once.
-pub(super) fn may_bootstrap(initialised: bool, log: &Recovered, state: &StateFacts) -> Result<bool, Mismatch> {
+///
+/// # Errors
+/// If there was something, and it is gone.
+pub fn may_bootstrap(initialised: bool, log: &Recovered, state: &StateFacts) -> Result<bool, Mismatch> {
     if !state.conf_state.is_empty() {
         return Ok(false);
     }
@@ -62,7 +65,10 @@ pub(super) fn may_bootstrap(initialised: bool, log: &Recovered, state: &StateFac
 }
 
 /// Where raft starts from. `term_at`: the log's term of an entry, if it knows it.
-pub(super) fn fit(
+///
+/// # Errors
+/// If log and state cannot be of one member at one time.
+pub fn fit(
     log: &Recovered,
     term_at: impl Fn(LogIndex) -> Option<Term>,
     state: StateFacts,

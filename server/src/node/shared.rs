@@ -31,11 +31,11 @@ const CLOSED: u64 = u64::MAX;
 
 /// Who this member is, for as long as it runs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Identity {
-    pub(super) cluster: ClusterId,
-    pub(super) member: MemberId,
+pub struct Identity {
+    pub cluster: ClusterId,
+    pub member: MemberId,
     /// Drawn at each start, so that a request id of an earlier life is never taken for one of this life.
-    pub(super) boot: u64,
+    pub boot: u64,
 }
 
 pub(super) struct Shared {

@@ -89,7 +89,7 @@ pub(super) struct Core<Io: LogIo> {
 
 /// Raft's membership as stored bytes, when a cluster begins.
 #[must_use]
-pub(super) fn first_conf_state(voters: &[MemberId]) -> Vec<u8> {
+pub fn first_conf_state(voters: &[MemberId]) -> Vec<u8> {
     convert::first_conf_state(voters)
 }
 
