@@ -5,5 +5,6 @@
 mod model;
 mod queues;
 mod scripts;
+mod store;
 mod wire;
 mod world;
