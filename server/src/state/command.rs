@@ -90,14 +90,7 @@ pub(super) fn delete_range(work: &mut Work<'_>, r: &pb::DeleteRangeRequest) -> p
 
 fn compact(work: &mut Work<'_>, revision: Revision) -> Result<Reply, Error> {
     if work.begin_op() {
-        let at = work.at();
-        if revision <= at.compacted {
-            return Err(Error::Compacted);
-        }
-        if revision > at.revision {
-            return Err(Error::FutureRev);
-        }
-        work.compacted = Some(revision);
+        work.compacted = Some(mvcc::compact(work.at(), revision)?.compacted);
     }
     work.end_op();
     Ok(Reply::Compact(pb::CompactionResponse { header: header(work.at().revision) }))
@@ -163,10 +156,9 @@ fn lease_revoke(work: &mut Work<'_>, r: &entry::LeaseRevoke, terms: Terms) -> Re
 }
 
 fn delete_leased(work: &mut Work<'_>, id: LeaseId, key: Bytes) {
-    let (deleted, more) = work.delete_some(&KeyRange::One(key));
-    assert!(!more, "one key is one step");
+    let step = work.delete_step(&KeyRange::One(key));
     assert!(
-        deleted.len() == 1 && deleted[0].lease == id.0,
+        matches!(&step.kvs[..], [kv] if kv.lease == id.0),
         "a key on lease {:x} names another, or none, or does not exist",
         id.0
     );

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     engine::{Batch, Engine, Key, MetaKey, View},
     lease,
-    mvcc::{Change, Changes, KeyRange, Position},
+    mvcc::{Change, Changes, Deleted, KeyRange, Position},
     types::{LeaseId, LogIndex, Revision, Sub},
 };
 
@@ -24,11 +24,20 @@ pub(super) struct Limits {
     pub(super) events_bytes: usize,
     /// Idempotency keys remembered; all members must agree on it.
     pub(super) window_keys: u64,
+    /// Writes of one call of `apply` until the process dies, for tests of what a crash leaves.
+    #[cfg(test)]
+    pub(super) dies_after: Option<u32>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { batch_bytes: 16 << 20, events_bytes: 16 << 20, window_keys: super::WINDOW_KEYS }
+        Self {
+            batch_bytes: 16 << 20,
+            events_bytes: 16 << 20,
+            window_keys: super::WINDOW_KEYS,
+            #[cfg(test)]
+            dies_after: None,
+        }
     }
 }
 
@@ -53,11 +62,21 @@ impl Writer {
 
     /// Writes what was filled in, with where the state then stands, and begins a new batch above it.
     pub(super) fn write(&mut self, settled: &Settled) {
+        #[cfg(test)]
+        self.die_when_told();
         self.batch.put(&Key::Meta(MetaKey::Applied), settled.encode());
         let full = std::mem::replace(&mut self.batch, Batch::new(self.view.clone()));
         self.engine.write(full);
         self.view = self.engine.view();
         self.batch = Batch::new(self.view.clone());
+    }
+
+    #[cfg(test)]
+    fn die_when_told(&mut self) {
+        if let Some(left) = &mut self.limits.dies_after {
+            assert!(*left > 0, "the process dies here");
+            *left -= 1;
+        }
     }
 
     /// The store after the last write.
@@ -187,16 +206,15 @@ impl<'w> Work<'w> {
     /// One delete operation: all keys of the range, with the count kept in the outcome. `each` sees what is deleted.
     pub(super) fn delete(&mut self, range: &KeyRange, mut each: impl FnMut(KeyValue)) -> u64 {
         self.count_delete();
+        let mut step = self.delete_step(range);
         loop {
-            let (deleted, more) = self.delete_some(range);
             let count = self.outcome.deleted.last_mut().expect("this delete is counted");
-            *count += deleted.len() as u64;
+            *count += step.kvs.len() as u64;
             let so_far = *count;
-            deleted.into_iter().for_each(&mut each);
-            if !more {
-                return so_far;
-            }
+            step.kvs.into_iter().for_each(&mut each);
+            let Some(rest) = step.rest else { return so_far };
             self.cut_if_full();
+            step = self.delete_step(&rest);
         }
     }
 
@@ -215,16 +233,16 @@ impl<'w> Work<'w> {
         assert_eq!(self.deletes, self.outcome.deleted.len(), "only the last delete can be half done");
     }
 
-    /// Deletes keys of the range as far as one step goes, takes them off their leases, and says whether more are left.
-    pub(super) fn delete_some(&mut self, range: &KeyRange) -> (Vec<KeyValue>, bool) {
+    /// Deletes keys of the range as far as one step goes, and takes them off their leases.
+    pub(super) fn delete_step(&mut self, range: &KeyRange) -> Deleted {
         let mut changes = Changes::new(&mut self.writer.batch, self.revision, self.sub);
-        let (deleted, more) = changes.delete(range);
+        let step = changes.delete(range);
         self.sub = changes.made();
         self.events.add(changes.take(), self.writer.limits.events_bytes);
-        for kv in deleted.iter().filter(|kv| kv.lease != 0) {
+        for kv in step.kvs.iter().filter(|kv| kv.lease != 0) {
             lease::detach(&mut self.writer.batch, LeaseId(kv.lease), &kv.key);
         }
-        (deleted, more)
+        step
     }
 
     /// Writes what there is when it is too much to hold, with a mark that says where to go on.
