@@ -33,7 +33,7 @@ const KEEP_ENTRIES: u64 = 5_000;
 /// How often the log's length is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// Compactions that come close together share a flush. etcd's space comes back within a minute, and so must ours.
-const AFTER_COMPACTION: Duration = Duration::from_secs(5);
+const AFTER_COMPACTION: Duration = Duration::from_secs(2);
 
 pub(super) struct Reclaim<Io: LogIo> {
     shared: Arc<Shared>,

@@ -70,6 +70,11 @@ impl NodeConfig {
 pub enum StartError {
     #[error("the initial cluster does not name this member ({0}), or names it twice")]
     NotInitial(String),
+    #[error(
+        "requests of {max_request_bytes} bytes do not fit the segments of the raft log, which take requests of up to \
+         {fits} bytes: lower --max-request-bytes"
+    )]
+    RequestLimit { max_request_bytes: usize, fits: u64 },
     #[error("the initial cluster gives two members the same peer URLs")]
     SameUrls,
     #[error(
@@ -104,6 +109,11 @@ impl Node {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config: NodeConfig) -> Result<Self, StartError> {
+        // An entry lies within one segment, with its record's head and the segment's.
+        let fits = config.log_segment_bytes / 2;
+        if config.max_request_bytes as u64 > fits {
+            return Err(StartError::RequestLimit { max_request_bytes: config.max_request_bytes, fits });
+        }
         let mut dir = match DataDir::open(&config.data_dir)? {
             Opened::Existing(dir) => dir,
             Opened::Fresh(fresh) => {

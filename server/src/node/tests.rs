@@ -7,3 +7,4 @@ mod mailboxes;
 mod random;
 mod recoveries;
 mod scripts;
+mod threads;

@@ -7,15 +7,37 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::group::Group;
-use crate::{node::log::LogEntry, types::LogIndex};
+use crate::{
+    node::log::LogEntry,
+    node::{Input, Ticket},
+    types::LogIndex,
+};
 
+#[derive(Default)]
 struct Oracle {
     truth: BTreeMap<LogIndex, LogEntry>,
     leaders: BTreeMap<u64, u64>,
+    /// What was applied anywhere when a read began: its index may not be below.
+    reads: BTreeMap<u64, LogIndex>,
+    reads_confirmed: usize,
 }
 
 impl Oracle {
-    fn look(&mut self, group: &Group) {
+    fn read(&mut self, group: &mut Group, id: u64) {
+        let ticket = self.reads.len() as u64 + 1;
+        let applied = self.truth.keys().next_back().copied().unwrap_or_default();
+        self.reads.insert(ticket, applied);
+        group.drive(id, vec![Input::Read(vec![Ticket(ticket)])]);
+    }
+
+    fn look(&mut self, group: &mut Group) {
+        for (member, index, tickets) in group.confirmed.drain(..) {
+            for ticket in tickets {
+                let least = self.reads[&ticket.0];
+                assert!(index >= least, "a read of {member} at {index} misses what was applied before, up to {least}");
+                self.reads_confirmed += 1;
+            }
+        }
         for member in &group.members {
             for entry in &member.applied {
                 let known = self.truth.entry(entry.index).or_insert_with(|| entry.clone());
@@ -31,7 +53,7 @@ impl Oracle {
     }
 }
 
-fn step(group: &mut Group, rng: &mut ChaCha8Rng, proposals: &mut u64) {
+fn step(group: &mut Group, oracle: &mut Oracle, rng: &mut ChaCha8Rng, proposals: &mut u64) {
     let id = rng.random_range(1..=group.members.len() as u64);
     let runs = group.member(id).running.is_some();
     match rng.random_range(0..100) {
@@ -49,7 +71,8 @@ fn step(group: &mut Group, rng: &mut ChaCha8Rng, proposals: &mut u64) {
             let batches = rng.random_range(1..4);
             group.persist(id, batches);
         }
-        31..=40 => {
+        31..=33 => oracle.read(group, id),
+        34..=40 => {
             let count = rng.random_range(1..10);
             group.apply(id, count);
         }
@@ -77,17 +100,18 @@ fn step(group: &mut Group, rng: &mut ChaCha8Rng, proposals: &mut u64) {
     }
 }
 
-fn run(members: u64, seed: u64, steps: usize) -> (usize, usize, String) {
+/// Entries, terms, reads, and what was applied.
+fn run(members: u64, seed: u64, steps: usize) -> (usize, usize, usize, String) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut group = Group::new(members, seed);
-    let mut oracle = Oracle { truth: BTreeMap::new(), leaders: BTreeMap::new() };
+    let mut oracle = Oracle::default();
     let mut proposals = 0;
     for id in 1..=members {
         group.start(id);
     }
     for _ in 0..steps {
-        step(&mut group, &mut rng, &mut proposals);
-        oracle.look(&group);
+        step(&mut group, &mut oracle, &mut rng, &mut proposals);
+        oracle.look(&mut group);
     }
     // Heal: everybody runs, nothing is lost, time goes by. The group must get on.
     for id in 1..=members {
@@ -95,7 +119,7 @@ fn run(members: u64, seed: u64, steps: usize) -> (usize, usize, String) {
             group.start(id);
         }
     }
-    let before = oracle.truth.len();
+    let (before, reads) = (oracle.truth.len(), oracle.reads_confirmed);
     for round in 0..400 {
         group.now_ms += 10;
         for id in 1..=members {
@@ -104,28 +128,31 @@ fn run(members: u64, seed: u64, steps: usize) -> (usize, usize, String) {
         group.settle();
         if round % 100 == 99 {
             group.propose(1, &["after"]);
+            oracle.read(&mut group, members);
         }
     }
     group.settle();
-    oracle.look(&group);
+    oracle.look(&mut group);
     assert!(oracle.truth.len() > before, "seed {seed}: the group does not get on");
+    assert!(oracle.reads_confirmed >= reads + 4, "seed {seed}: reads wait for ever");
     let lengths: Vec<_> = group.members.iter().map(|member| member.applied.len()).collect();
     assert!(lengths.iter().all(|len| *len == lengths[0]), "seed {seed}: not all caught up: {lengths:?}");
     let trace = format!("{:?}", oracle.truth.values().map(|entry| (&entry.term, &entry.data)).collect::<Vec<_>>());
-    (oracle.truth.len(), oracle.leaders.len(), trace)
+    (oracle.truth.len(), oracle.leaders.len(), oracle.reads_confirmed, trace)
 }
 
 #[test]
 fn members_apply_the_same_whatever_happens() {
-    let (mut entries, mut terms) = (0, 0);
+    let (mut entries, mut terms, mut reads) = (0, 0, 0);
     for seed in 0..40 {
         let members = [1, 3, 3, 5][(seed % 4) as usize];
-        let (more_entries, more_terms, _) = run(members, seed, 3_000);
+        let (more_entries, more_terms, more_reads, _) = run(members, seed, 3_000);
         entries += more_entries;
         terms += more_terms;
+        reads += more_reads;
     }
     // The schedules must not be so harsh that nothing is tested.
-    assert!(entries > 2_000 && terms > 100, "{entries} entries in {terms} terms");
+    assert!(entries > 2_000 && terms > 100 && reads > 500, "{entries} entries in {terms} terms, {reads} reads");
 }
 
 #[test]
