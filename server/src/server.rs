@@ -221,9 +221,11 @@ impl Server {
                     _ => Err("stopping panicked".to_owned()),
                 },
                 signal = ends.next() => {
-                    // What was acknowledged is on disk: an end without ceremony loses nothing.
                     tracing::warn!(signal, "asked to end a second time, not waiting any longer");
-                    std::process::exit(1)
+                    // What was acknowledged is on disk, so an end without ceremony loses nothing; an exit would run
+                    // what libraries have for it, under threads that still use them.
+                    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                    Err("killed".to_owned())
                 }
             }
         })?;

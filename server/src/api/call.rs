@@ -101,6 +101,8 @@ impl Api {
             Method::LeaseTimeToLive => lease::time_to_live(self, message).await,
             Method::LeaseLeases => lease::leases(self, message).await,
             Method::Status => maintenance::status(self, message),
+            Method::Alarm => maintenance::alarm(self, message),
+            Method::Defragment => maintenance::defragment(message),
             Method::HashKv => maintenance::hash_kv(self, message).await,
             Method::MemberList => cluster::member_list(self, message).await,
             Method::HealthCheck => health::check(message),

@@ -7,7 +7,13 @@ use conclave_proto::{
 };
 
 use super::{Api, frame, range, status::Status};
-use crate::{mvcc::ReadView, node::Answer, state, state::Reply};
+use crate::{
+    mvcc::{self, Published, ReadView},
+    node::Answer,
+    state,
+    state::Reply,
+    types::Revision,
+};
 
 /// Sets the header of a reply that came from apply, which knows the revision and nothing of this member.
 macro_rules! answered {
@@ -57,14 +63,18 @@ async fn read_only(api: &Api, request: pb::TxnRequest) -> Result<Bytes, Status> 
     let view =
         if state::is_serializable(&request) { api.handle.read_view() } else { api.handle.linearizable().await? };
     let term = api.handle.status().term;
+    // History must outlast the read of the oldest revision; then it has outlasted the others.
     let oldest = ranges(&request).map(|range| range.revision).filter(|revision| *revision > 0).min();
-    let mut response = if is_short(&request, &view) {
-        state::read_txn(&view, &request)?
-    } else {
-        let view = view.clone();
-        api.readers.run(move || state::read_txn(&view, &request)).await??
+    let oldest = Revision(oldest.unwrap_or(0));
+    let read = move |published: &Published, view: &ReadView, request: &pb::TxnRequest| {
+        mvcc::read_past(published, view, oldest, |view| state::read_txn(view, request))
     };
-    range::recheck(api, oldest.unwrap_or(0))?;
+    let mut response = if is_short(&request, &view) {
+        read(api.handle.published(), &view, &request)?
+    } else {
+        let (published, view) = (api.handle.published().clone(), view.clone());
+        api.readers.run(move || read(&published, &view, &request)).await??
+    };
     response.header = Some(api.header(view.position.revision, term));
     Ok(frame::encode(&response))
 }

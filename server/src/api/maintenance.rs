@@ -1,10 +1,10 @@
-//! Maintenance: Status and HashKV. The others are not built yet.
+//! Maintenance: Status, HashKV, and what can be answered of Alarm and Defragment. The others are not built yet.
 
 use bytes::Bytes;
 use conclave_proto::etcdserverpb as pb;
 
 use super::{Api, frame, status::Status};
-use crate::{error::Error, mvcc, types::Revision};
+use crate::{mvcc, types::Revision};
 
 /// The version of etcd whose contract is served; clients compare it to decide what they may ask for.
 pub const ETCD_VERSION: &str = "3.7.1";
@@ -39,14 +39,9 @@ pub(super) fn status(api: &Api, message: Bytes) -> Result<Bytes, Status> {
 
 pub(super) async fn hash_kv(api: &Api, message: Bytes) -> Result<Bytes, Status> {
     let request: pb::HashKvRequest = frame::decode(message)?;
-    let view = api.handle.read_view();
-    let current = view.position.revision;
     let revision = Revision(request.revision);
-    let hash = api.readers.run(move || mvcc::hash_kv(&view.view, view.position, revision)).await??;
-    // The history that was hashed may have gone while it was read.
-    if hash.revision < api.handle.read_view().position.compacted {
-        return Err(Error::Compacted.into());
-    }
+    let published = api.handle.published().clone();
+    let (hash, current) = api.readers.run(move || mvcc::hash_published(&published, revision)).await??;
     let response = pb::HashKvResponse {
         header: Some(api.header(current, api.handle.status().term)),
         hash: hash.hash,
@@ -54,4 +49,20 @@ pub(super) async fn hash_kv(api: &Api, message: Bytes) -> Result<Bytes, Status> 
         hash_revision: hash.revision.0,
     };
     Ok(frame::encode(&response))
+}
+
+/// Nothing raises alarms in this version, so none is listed and none is there to be disarmed. `etcdctl endpoint health`
+/// asks for the list.
+pub(super) fn alarm(api: &Api, message: Bytes) -> Result<Bytes, Status> {
+    let request: pb::AlarmRequest = frame::decode(message)?;
+    if request.action == pb::alarm_request::AlarmAction::Activate as i32 {
+        return Err(Status::not_built("raising an alarm"));
+    }
+    Ok(frame::encode(&pb::AlarmResponse { header: Some(api.current_header()), alarms: Vec::new() }))
+}
+
+/// The store gives space back by itself and has nothing to defragment: done as soon as it is asked for.
+pub(super) fn defragment(message: Bytes) -> Result<Bytes, Status> {
+    let _: pb::DefragmentRequest = frame::decode(message)?;
+    Ok(frame::encode(&pb::DefragmentResponse::default()))
 }

@@ -6,11 +6,10 @@ use bytes::Bytes;
 use conclave_proto::etcdserverpb as pb;
 use tokio::time::Instant;
 
-use super::{Api, body::Outgoing, encode::RangeReply, frame, frame::Messages, range, status::Status};
+use super::{Api, body::Outgoing, encode::RangeReply, frame, frame::Messages, status::Status};
 use crate::{
-    mvcc::{self, KeyRange, Query, ReadView, Summary},
+    mvcc::{self, KeyRange, Published, Query, ReadView, Summary},
     state,
-    types::Revision,
 };
 
 /// Keys in the first chunk (etcd's `initialStreamChunkLimit`): small, because nothing is known about their size.
@@ -43,12 +42,11 @@ where
                 chunk.query.revision = pinned;
             }
         }
-        let (read, next) = {
-            let view = Arc::clone(&view);
-            api.readers.run(move || chunk.read(&view, target)).await??
+        let (message, next) = {
+            let (published, view) = (api.handle.published().clone(), Arc::clone(&view));
+            api.readers.run(move || chunk.read(&published, &view, target)).await??
         };
-        range::recheck(api, request.revision.max(read.revision.0))?;
-        out.send(read.message).await;
+        out.send(message).await;
         match next {
             Some(next) => chunk = next,
             None => return Ok(()),
@@ -65,41 +63,48 @@ struct Chunk {
     left: Option<usize>,
 }
 
-struct ReadChunk {
-    message: Bytes,
-    /// The past revision that was read, 0 for the view's own.
-    revision: Revision,
-}
-
 impl Chunk {
     /// Reads one chunk; with it comes where the next begins, or nothing after the last.
-    fn read(mut self, view: &ReadView, target: usize) -> Result<(ReadChunk, Option<Self>), Status> {
-        let revision = self.query.revision;
-        let mut reply = RangeReply::new(4096);
-        let mut last = Vec::new();
-        let Summary { count, more } = mvcc::range(&view.view, view.position, &self.query, &mut |version| {
-            reply.push(version);
-            last.clear();
-            last.extend_from_slice(version.key);
+    fn read(mut self, published: &Published, view: &ReadView, target: usize) -> Result<(Bytes, Option<Self>), Status> {
+        /// A first chunk of small values.
+        const LIKELY: usize = 4096;
+        let mut reply = RangeReply::new(LIKELY);
+        let query = &self.query;
+        let (next, rest) = mvcc::read_past(published, view, query.revision, |view| {
+            let next = if query.count_only {
+                None
+            } else {
+                mvcc::piece(&view.view, view.position, query, &mut |version| reply.push(version))?
+            };
+            self.left = self.left.map(|left| left.saturating_sub(reply.keys()));
+            // What the limit leaves out is only counted, and so is everything if only the count was asked for.
+            let uncounted = match &next {
+                Some(next) if self.left == Some(0) => Some(after(query.range.clone(), next.clone())),
+                None if query.count_only => Some(query.range.clone()),
+                _ => None,
+            };
+            let rest = uncounted.map(|range| {
+                let count = Query { range, count_only: true, ..query.clone() };
+                mvcc::range(&view.view, view.position, &count, &mut |_| {}).map(|summary| summary.count)
+            });
+            Ok((next, rest.transpose()?))
         })?;
-        let read = reply.keys();
-        self.left = self.left.map(|left| left.saturating_sub(read));
-        let done = self.query.count_only || !more || self.left == Some(0);
-        if done {
-            // The count of this chunk's range covers all that was not sent before it.
-            let more = more && !self.query.count_only;
-            reply.header(&self.header);
-            reply.summary(Summary { count: self.sent + count, more });
-            return Ok((ReadChunk { message: reply.finish_streamed()?, revision }, None));
+        self.sent += i64::try_from(reply.keys()).expect("a chunk holds fewer keys than its limit");
+        match next {
+            Some(next) if rest.is_none() => {
+                self.query.limit = next_limit(self.query.limit, reply.len(), target);
+                if let Some(left) = self.left {
+                    self.query.limit = self.query.limit.min(left);
+                }
+                self.query.range = after(self.query.range, next);
+                Ok((reply.finish_streamed()?, Some(self)))
+            }
+            next => {
+                reply.header(&self.header);
+                reply.summary(Summary { count: self.sent + rest.unwrap_or(0), more: next.is_some() });
+                Ok((reply.finish_streamed()?, None))
+            }
         }
-        self.sent += i64::try_from(read).expect("a chunk holds fewer keys than its limit");
-        self.query.limit = next_limit(self.query.limit, reply.len(), target);
-        if let Some(left) = self.left {
-            self.query.limit = self.query.limit.min(left);
-        }
-        last.push(0);
-        self.query.range = after(self.query.range, last);
-        Ok((ReadChunk { message: reply.finish_streamed()?, revision }, Some(self)))
     }
 }
 
@@ -114,10 +119,10 @@ fn next_limit(limit: usize, bytes: usize, target: usize) -> usize {
     }
 }
 
-fn after(range: KeyRange, from: Vec<u8>) -> KeyRange {
+fn after(range: KeyRange, from: Bytes) -> KeyRange {
     match range {
-        KeyRange::Between { to, .. } => KeyRange::Between { from: from.into(), to },
-        KeyRange::From(_) => KeyRange::From(from.into()),
+        KeyRange::Between { to, .. } => KeyRange::Between { from, to },
+        KeyRange::From(_) => KeyRange::From(from),
         // A range of one key never has more.
         one @ KeyRange::One(_) => one,
     }

@@ -70,7 +70,7 @@ pub use compact::compact;
 pub use feed::{FeedChunk, feed};
 pub use hash::{HashKv, hash_kv, hash_published};
 pub use query::{KeyRange, Query, Sort, SortTarget, Summary, Version, VersionRef};
-pub use range::{get, range};
+pub use range::{get, piece, range};
 
 use crate::{
     engine::View,

@@ -31,6 +31,20 @@ pub fn range(
     at.range(read, query, visit).map_err(Error::from)
 }
 
+/// Visits the first keys of a range, ascending, up to the limit of `query`, whose order and bounds must be none. Gives
+/// the key after them, if there is one. Unlike [`range`] it counts nothing, so that a long range can be read piece by
+/// piece at the cost of reading it once.
+pub fn piece(
+    read: &impl Read,
+    at: Position,
+    query: &Query,
+    visit: &mut dyn FnMut(VersionRef<'_>),
+) -> Result<Option<Bytes>, Error> {
+    assert!(query.sort.is_none() && !query.is_filtered(), "pieces are made of a plain range");
+    let (_, next) = Moment::of(at, query.revision)?.first(read, query, visit)?;
+    Ok(next)
+}
+
 /// Current version of one key.
 pub fn get(read: &impl Read, key: &[u8]) -> Option<Version> {
     let bytes = read.get(&Key::Cur(key))?;
@@ -95,8 +109,24 @@ impl Moment {
         }
     }
 
-    /// The first keys: walks no further than the limit, and counts the rest.
+    /// The first keys, and a count of the rest.
     fn page(self, read: &impl Read, query: &Query, visit: &mut dyn FnMut(VersionRef<'_>)) -> Result<Summary, Vanished> {
+        match self.first(read, query, visit)? {
+            (seen, None) => Ok(summary(seen as u64, false)),
+            (seen, Some(next)) => {
+                let rest = self.count(read, &query.range.at_or_above(next))?;
+                Ok(summary(seen as u64 + rest, true))
+            }
+        }
+    }
+
+    /// The first keys: walks no further than the limit. How many they are, and the key after them.
+    fn first(
+        self,
+        read: &impl Read,
+        query: &Query,
+        visit: &mut dyn FnMut(VersionRef<'_>),
+    ) -> Result<(usize, Option<Bytes>), Vanished> {
         let mut seen = 0;
         let mut next = None;
         self.walk(read, &query.range, &mut |key, stored| {
@@ -108,13 +138,7 @@ impl Moment {
             visit(shown(query, key, stored));
             ControlFlow::Continue(())
         })?;
-        match next {
-            None => Ok(summary(seen as u64, false)),
-            Some(key) => {
-                let rest = self.count(read, &query.range.at_or_above(key))?;
-                Ok(summary(seen as u64 + rest, true))
-            }
-        }
+        Ok((seen, next))
     }
 
     /// etcd takes one key more than the limit, sorts what it has, and only then cuts to the limit.

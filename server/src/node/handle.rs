@@ -26,7 +26,7 @@ use crate::{
     engine::{Engine, Size},
     error::Error,
     lease::Expiry,
-    mvcc::ReadView,
+    mvcc::{Published, ReadView},
     types::{LeaseId, MemberId},
     watch::Inbox,
 };
@@ -121,6 +121,12 @@ impl Handle {
             Outcome::Read(outcome) => outcome,
             Outcome::Answer(_) => unreachable!("a slot of a read gets no answer"),
         }
+    }
+
+    /// Where the newest view stands, for reads that end on another thread.
+    #[must_use]
+    pub fn published(&self) -> &Published {
+        &self.shared.published
     }
 
     /// The newest view, without asking anyone.

@@ -79,7 +79,8 @@ impl Shared {
             leader: AtomicU64::new(0),
             term: AtomicU64::new(0),
             leading: AtomicBool::new(false),
-            voter: AtomicBool::new(false),
+            // Until raft has spoken, calls wait for it; a learner would refuse them.
+            voter: AtomicBool::new(true),
             committed: AtomicU64::new(applied.0),
             applied: AtomicU64::new(applied.0),
             local_reads_from: AtomicU64::new(CLOSED),

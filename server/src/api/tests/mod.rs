@@ -1,3 +1,4 @@
 //! What clients see: bytes in, bytes out.
 
 mod framing;
+mod services;
