@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    types::{LogIndex, MemberId, Term},
+    types::{LogIndex, MemberId},
 };
 
 /// How often [`Input::Tick`] comes.
@@ -349,11 +349,5 @@ impl<Io: LogIo> Driver<Io> {
     #[must_use]
     pub fn standing(&self) -> Standing {
         self.standing
-    }
-
-    /// The commit index that no batch carried yet; for a clean stop.
-    #[must_use]
-    pub fn term(&self) -> Term {
-        self.standing.term
     }
 }

@@ -114,17 +114,7 @@ impl Node {
         if config.max_request_bytes as u64 > fits {
             return Err(StartError::RequestLimit { max_request_bytes: config.max_request_bytes, fits });
         }
-        let mut dir = match DataDir::open(&config.data_dir)? {
-            Opened::Existing(dir) => dir,
-            Opened::Fresh(fresh) => {
-                let first = first_members(&config)?;
-                let ids: Vec<_> = first.all.iter().map(|member| member.id).collect();
-                fresh.found(Stored::new(members::cluster_id(&ids), first.this, rand::random()))?
-            }
-        };
-        if let Some(mode) = dir.loose_permissions() {
-            tracing::warn!(target: "conclave", mode = format_args!("{mode:o}"), "others may look into the data folder");
-        }
+        let mut dir = open_dir(&config)?;
         let stored = dir.identity().clone();
         let engine = Engine::open(&dir.kv_dir(), &config.engine)?;
         let mut state = State::open(engine.clone());
@@ -214,6 +204,22 @@ impl Node {
         self.running.stop();
         drop(self.dir);
     }
+}
+
+/// The member's folder; a new one is founded with the ids that etcd would give.
+fn open_dir(config: &NodeConfig) -> Result<DataDir, StartError> {
+    let dir = match DataDir::open(&config.data_dir)? {
+        Opened::Existing(dir) => dir,
+        Opened::Fresh(fresh) => {
+            let first = first_members(config)?;
+            let ids: Vec<_> = first.all.iter().map(|member| member.id).collect();
+            fresh.found(Stored::new(members::cluster_id(&ids), first.this, rand::random()))?
+        }
+    };
+    if let Some(mode) = dir.loose_permissions() {
+        tracing::warn!(target: "conclave", mode = format_args!("{mode:o}"), "others may look into the data folder");
+    }
+    Ok(dir)
 }
 
 fn facts(state: &State) -> StateFacts {

@@ -7,7 +7,7 @@ use conclave_proto::{
     conclave::raft::v1::{Compact, LeaseGrant, LeaseRevoke, command},
     etcdserverpb::PutRequest,
 };
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Interval};
 
 use crate::{
     engine::EngineOptions,
@@ -35,6 +35,11 @@ fn config(dir: &Path) -> NodeConfig {
 
 fn start(dir: &Path) -> Node {
     Node::start(config(dir)).unwrap()
+}
+
+/// How often a condition that only time brings about is looked at.
+fn looks() -> Interval {
+    tokio::time::interval(Duration::from_millis(5))
 }
 
 /// Runs on a runtime of its own, as an api thread does.
@@ -155,13 +160,14 @@ fn a_member_publishes_itself() {
     let node = start(dir.path());
     let status = node.status();
     on_runtime(&node, async |handle: Handle| {
+        let mut look = looks();
         loop {
             let known = members::get(&handle.read_view().view, status.member).unwrap();
             if known.name == "one" {
                 assert_eq!(known.client_urls, ["http://127.0.0.1:2379"]);
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            look.tick().await;
         }
     });
     node.stop();
@@ -210,8 +216,9 @@ fn leases_run_out_by_the_leaders_clock() {
         assert!(left <= 60_000 && left > 50_000 && granted == 60_000);
         assert_eq!(handle.lease_renew(LeaseId(8)).await.unwrap(), Some(60_000));
         assert_eq!(handle.lease_renew(LeaseId(9)).await.unwrap(), None);
+        let mut look = looks();
         while lease::ttl_ms(&handle.read_view().view, LeaseId(7)).is_some() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            look.tick().await;
         }
         assert_eq!(handle.lease_list().await.unwrap(), [LeaseId(8)]);
         let revoke = |id| command::Kind::LeaseRevoke(LeaseRevoke { id, expired: false });
@@ -256,8 +263,9 @@ fn a_watcher_is_told_and_history_goes() {
         handle.propose(compact, Bytes::new()).await.unwrap();
         assert_eq!(handle.read_view().position.compacted, Revision(3));
         // The flush that makes it durable comes soon, and the space behind it.
+        let mut look = looks();
         while node.stats().flushes.read().0.iter().sum::<u64>() == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            look.tick().await;
         }
     });
     node.stop();
