@@ -1,15 +1,18 @@
-//! The in-memory twin: what RocksDB without a log and with `atomic_flush` may leave after a crash, from a seed.
+//! The in-memory twin of the store: what RocksDB without a log and with `atomic_flush` may show and may leave, decided
+//! by a seed.
 //!
-//! - A crash goes back to the last flush plus any *prefix of the batches* since (here: some of them may have been
-//!   flushed on their own account, as RocksDB does when a memtable is full).
-//! - History that was dropped stays dropped: files are unlinked at once, whoever reads, and do not come back in a
-//!   crash. Only what had been flushed lies in files and can be dropped.
-//! - Which part of the droppable goes is random: a file goes only when all of it may, a filter runs when a compaction
-//!   happens to.
+//! - *A crash* goes back to a batch at or after the last flush that was asked for: RocksDB also flushes when a memtable
+//!   is full, and whether that came in time is chance.
+//! - *Dropped history stays dropped.* Files are unlinked at once, whoever reads, and no crash brings them back. Only
+//!   what was flushed lies in files and can go.
+//! - *Which part of it goes is chance*: a file goes when all of it may, a filter runs when a compaction does.
+//!
+//! Every entry keeps its versions by the sequence of their batch, as a memtable does. So a view is a number, and taking
+//! one costs the same whatever the store holds. A version is forgotten when neither a view nor a crash can reach it.
 
 use std::{
-    collections::BTreeMap,
-    ops::Bound::{Excluded, Included, Unbounded},
+    collections::{BTreeMap, VecDeque},
+    ops::Bound::{self, Excluded, Included, Unbounded},
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -20,79 +23,74 @@ use rand_chacha::ChaCha8Rng;
 use super::{Batch, Family, Key, MetaKey, Size, history::droppable};
 use crate::types::Revision;
 
-type Entries = BTreeMap<Vec<u8>, Bytes>;
-type Families = [Entries; Family::ALL.len()];
-type Write = (Family, Vec<u8>, Option<Bytes>);
+/// One in how many batches is followed by a flush that nobody asked for. Small, so that short simulations see many.
+const FLUSH_ONE_IN: u32 = 16;
+/// One in how many of those is followed by a compaction, whose filters drop history.
+const COMPACT_ONE_IN: u32 = 4;
 
-/// One in how many batches is followed by a flush that nobody asked for.
-const SPONTANEOUS_FLUSH: u32 = 16;
-
-/// What happened to a twin, for the simulator's report.
+/// What happened to a twin and those it came from by crashes, for the simulator's report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryCounts {
     /// Crashes that lost at least one batch.
     pub rollbacks: u64,
     /// Batches lost by them.
     pub batches_lost: u64,
-    /// Entries of history that were dropped.
+    /// Flushes that nobody asked for.
+    pub own_flushes: u64,
+    /// Entries of history that went.
     pub dropped: u64,
 }
 
-/// A store that a crash leaves as RocksDB might.
+/// A store that a crash leaves as RocksDB might. Clones are the same store.
 #[derive(Clone)]
 pub struct MemoryEngine {
-    shared: Arc<Mutex<Store>>,
+    shared: Arc<Mutex<Twin>>,
 }
 
-struct Store {
-    /// What is in files.
-    flushed: Families,
-    /// Batches since, oldest first.
-    unflushed: Vec<Vec<Write>>,
-    /// Every version that some view may still see: sequence of the batch, and the value or that it is gone.
-    versions: [BTreeMap<Vec<u8>, Vec<(u64, Option<Bytes>)>>; Family::ALL.len()],
+/// Values by sequence, oldest first; `None` is a delete.
+type Versions = Vec<(u64, Option<Bytes>)>;
+
+struct Twin {
+    families: [BTreeMap<Vec<u8>, Versions>; Family::ALL.len()],
+    /// Number of the last batch.
     sequence: u64,
+    /// A crash goes back to this batch at most.
+    flushed: u64,
     /// How many views stand at each sequence.
     views: BTreeMap<u64, usize>,
+    /// Entries with a version that is hidden since that sequence, oldest first.
+    hidden: VecDeque<(u64, Family, Vec<u8>)>,
+    floor: Revision,
     rng: ChaCha8Rng,
     counts: MemoryCounts,
 }
 
-/// The store at one sequence.
-pub(super) struct MemoryView {
-    engine: MemoryEngine,
-    sequence: u64,
-}
-
 impl MemoryEngine {
-    /// An empty store; `seed` decides what flushes by itself and what is dropped when.
+    /// An empty store. `seed` decides what is flushed and dropped when.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self::over(Families::default(), ChaCha8Rng::seed_from_u64(seed), MemoryCounts::default())
+        Self::with(Twin::new(ChaCha8Rng::seed_from_u64(seed)))
     }
 
-    fn over(flushed: Families, rng: ChaCha8Rng, counts: MemoryCounts) -> Self {
-        let versions =
-            flushed.clone().map(|entries| entries.into_iter().map(|(k, v)| (k, vec![(0, Some(v))])).collect());
-        let store =
-            Store { flushed, unflushed: Vec::new(), versions, sequence: 0, views: BTreeMap::new(), rng, counts };
-        Self { shared: Arc::new(Mutex::new(store)) }
+    fn with(twin: Twin) -> Self {
+        Self { shared: Arc::new(Mutex::new(twin)) }
     }
 
-    /// What a power loss now would leave, drawn from `rng`. This store stays as it is; drop it.
+    /// What the end of the process now would leave, drawn from `rng`. This one stays as it is; drop it.
     #[must_use]
     pub fn crash(&self, rng: &mut impl Rng) -> Self {
-        let store = self.lock();
-        let mut flushed = store.flushed.clone();
-        let kept = rng.random_range(0..=store.unflushed.len());
-        for batch in &store.unflushed[..kept] {
-            fold(&mut flushed, batch);
+        let twin = self.lock();
+        let survives = rng.random_range(twin.flushed..=twin.sequence);
+        let mut after = Twin::new(ChaCha8Rng::seed_from_u64(rng.random()));
+        for (family, entries) in after.families.iter_mut().zip(&twin.families) {
+            let visible = entries.iter().filter_map(|(key, versions)| Some((key, at(versions, survives)?)));
+            *family = visible.map(|(key, value)| (key.clone(), vec![(0, Some(value.clone()))])).collect();
         }
-        let lost = (store.unflushed.len() - kept) as u64;
-        let mut counts = store.counts;
-        counts.rollbacks += u64::from(lost > 0);
-        counts.batches_lost += lost;
-        Self::over(flushed, ChaCha8Rng::seed_from_u64(rng.random()), counts)
+        let lost = twin.sequence - survives;
+        after.counts = twin.counts;
+        after.counts.rollbacks += u64::from(lost > 0);
+        after.counts.batches_lost += lost;
+        Self::with(after)
     }
 
     #[must_use]
@@ -100,185 +98,231 @@ impl MemoryEngine {
         self.lock().counts
     }
 
-    fn lock(&self) -> MutexGuard<'_, Store> {
-        self.shared.lock().expect("nothing panics while it holds the store")
+    fn lock(&self) -> MutexGuard<'_, Twin> {
+        self.shared.lock().expect("nothing panics while it holds the twin")
     }
 
     pub(super) fn view(&self) -> MemoryView {
-        let mut store = self.lock();
-        let sequence = store.sequence;
-        *store.views.entry(sequence).or_default() += 1;
+        let mut twin = self.lock();
+        let sequence = twin.sequence;
+        *twin.views.entry(sequence).or_default() += 1;
         MemoryView { engine: self.clone(), sequence }
     }
 
     pub(super) fn write(&self, batch: Batch) {
-        // The batch's own view goes here, before the lock that its end takes.
-        let writes: Vec<Write> = batch.into_writes().collect();
-        let mut store = self.lock();
-        let store = &mut *store;
-        store.sequence += 1;
-        let oldest = store.views.keys().next().copied().unwrap_or(store.sequence);
-        for (family, key, value) in &writes {
-            let versions = store.versions[*family as usize].entry(key.clone()).or_default();
-            versions.push((store.sequence, value.clone()));
-            // The newest version at or below the oldest view hides all before it.
-            let hidden = versions.iter().rposition(|(sequence, _)| *sequence <= oldest).unwrap_or(0);
-            versions.drain(..hidden);
+        // The batch's view takes the lock when it goes, so it must be gone before ours.
+        let writes: Vec<_> = batch.into_writes().collect();
+        let mut twin = self.lock();
+        twin.sequence += 1;
+        for (family, key, value) in writes {
+            twin.set(family, key, value);
         }
-        store.unflushed.push(writes);
-        if store.rng.random_ratio(1, SPONTANEOUS_FLUSH) {
-            store.flush();
+        if twin.rng.random_ratio(1, FLUSH_ONE_IN) {
+            twin.counts.own_flushes += 1;
+            twin.flushed = twin.sequence;
+            if twin.rng.random_ratio(1, COMPACT_ONE_IN) {
+                twin.drop_history(Part::Some);
+            }
         }
+        twin.forget();
     }
 
     pub(super) fn flush(&self) {
-        self.lock().flush();
+        let mut twin = self.lock();
+        twin.flushed = twin.sequence;
+        twin.forget();
     }
 
     pub(super) fn persisted(&self, key: MetaKey) -> Option<Bytes> {
-        self.lock().flushed[Family::Meta as usize].get(Key::Meta(key).bytes().as_ref()).cloned()
+        let twin = self.lock();
+        let versions = twin.families[Family::Meta as usize].get(Key::Meta(key).bytes().as_ref())?;
+        at(versions, twin.flushed).cloned()
     }
 
     pub(super) fn drop_history(&self, floor: Revision) {
-        self.lock().drop_history(floor, false);
+        let mut twin = self.lock();
+        twin.floor = twin.floor.max(floor);
+        twin.drop_history(Part::Some);
     }
 
     pub(super) fn rewrite_history(&self, floor: Revision) {
-        self.lock().drop_history(floor, true);
+        let mut twin = self.lock();
+        twin.floor = twin.floor.max(floor);
+        // RocksDB flushes what it is asked to rewrite.
+        twin.flushed = twin.sequence;
+        twin.drop_history(Part::All);
+        twin.forget();
     }
 
     pub(super) fn size(&self) -> Size {
-        let store = self.lock();
-        let bytes = store.versions.iter().flatten().filter_map(|(key, versions)| {
-            versions.last().and_then(|(_, value)| value.as_ref()).map(|value| (key.len() + value.len()) as u64)
-        });
-        let in_use = bytes.sum();
+        let twin = self.lock();
+        let live = |(key, versions): (&Vec<u8>, &Versions)| {
+            at(versions, twin.sequence).map_or(0, |value| (key.len() + value.len()) as u64)
+        };
+        let in_use = twin.families.iter().flatten().map(live).sum();
         Size { on_disk: in_use, in_use }
     }
 }
 
-fn fold(families: &mut Families, batch: &[Write]) {
-    for (family, key, value) in batch {
-        let entries = &mut families[*family as usize];
-        match value {
-            Some(value) => drop(entries.insert(key.clone(), value.clone())),
-            None => drop(entries.remove(key)),
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Some,
+    All,
+}
+
+impl Twin {
+    fn new(rng: ChaCha8Rng) -> Self {
+        Self {
+            families: Default::default(),
+            sequence: 0,
+            flushed: 0,
+            views: BTreeMap::new(),
+            hidden: VecDeque::new(),
+            floor: Revision::NEVER,
+            rng,
+            counts: MemoryCounts::default(),
+        }
+    }
+
+    fn set(&mut self, family: Family, key: Vec<u8>, value: Option<Bytes>) {
+        let entries = &mut self.families[family as usize];
+        let existed = entries.contains_key(&key);
+        if !existed && value.is_none() {
+            return;
+        }
+        if existed {
+            self.hidden.push_back((self.sequence, family, key.clone()));
+        }
+        entries.entry(key).or_default().push((self.sequence, value));
+    }
+
+    /// Removes the versions that neither a view nor a crash can reach any more.
+    fn forget(&mut self) {
+        let oldest_view = self.views.keys().next().copied().unwrap_or(u64::MAX);
+        let reachable = self.flushed.min(oldest_view);
+        while self.hidden.front().is_some_and(|(since, ..)| *since <= reachable) {
+            let Some((_, family, key)) = self.hidden.pop_front() else { return };
+            let entries = &mut self.families[family as usize];
+            // History may have been dropped meanwhile.
+            let Some(versions) = entries.get_mut(&key) else { continue };
+            let newest = versions.iter().rposition(|(sequence, _)| *sequence <= reachable).unwrap_or(0);
+            versions.drain(..newest);
+            if let [(sequence, None)] = versions[..]
+                && sequence <= reachable
+            {
+                entries.remove(&key);
+            }
+        }
+    }
+
+    /// Takes droppable entries out of what was flushed. Views lose them too, as they lose unlinked files.
+    fn drop_history(&mut self, part: Part) {
+        let Self { families, rng, flushed, floor, counts, .. } = self;
+        // A prefix of `log` goes, file by file; the filters reach any part.
+        let all = part == Part::All || rng.random();
+        let first_file_kept: u64 = rng.random_range(0..=u64::try_from(floor.0).unwrap_or(0));
+        for family in [Family::Log, Family::Idx, Family::Gone] {
+            families[family as usize].retain(|key, versions| {
+                let Some(value) = at(versions, *flushed) else { return true };
+                if !droppable(family, key, value, *floor) {
+                    return true;
+                }
+                let goes = all
+                    || match family {
+                        Family::Log => key[..] < first_file_kept.to_be_bytes()[..],
+                        _ => rng.random(),
+                    };
+                if goes {
+                    versions.retain(|(sequence, _)| *sequence > *flushed);
+                    counts.dropped += 1;
+                }
+                !versions.is_empty()
+            });
         }
     }
 }
 
-impl Store {
-    fn flush(&mut self) {
-        for batch in self.unflushed.drain(..) {
-            fold(&mut self.flushed, &batch);
-        }
-    }
+/// What is visible at `sequence`.
+fn at(versions: &Versions, sequence: u64) -> Option<&Bytes> {
+    versions.iter().rev().find(|(written, _)| *written <= sequence)?.1.as_ref()
+}
 
-    /// Removes history at or below `floor` from the files: all of it, or what chance lets go now.
-    fn drop_history(&mut self, floor: Revision, all: bool) {
-        for family in [Family::Log, Family::Idx, Family::Gone] {
-            let mut candidates: Vec<Vec<u8>> = self.flushed[family as usize]
-                .iter()
-                .filter(|(key, value)| droppable(family, key, value, floor))
-                .map(|(key, _)| key.clone())
-                .collect();
-            if !all && family == Family::Log {
-                let whole_files = self.rng.random_range(0..=candidates.len());
-                candidates.truncate(whole_files);
-            } else if !all {
-                candidates.retain(|_| self.rng.random());
-            }
-            for key in candidates {
-                // An unflushed write of the same key lies in memory and stays.
-                let unflushed = self.unflushed.iter().flatten().any(|(f, k, _)| *f == family && *k == key);
-                let gone = self.flushed[family as usize].remove(&key);
-                self.counts.dropped += u64::from(gone.is_some());
-                if !unflushed {
-                    self.versions[family as usize].remove(&key);
-                }
-            }
+/// The twin as it was after one batch.
+pub(super) struct MemoryView {
+    engine: MemoryEngine,
+    sequence: u64,
+}
+
+impl Drop for MemoryView {
+    fn drop(&mut self) {
+        let mut twin = self.engine.lock();
+        let views = twin.views.get_mut(&self.sequence).expect("each view was counted");
+        *views -= 1;
+        if *views == 0 {
+            twin.views.remove(&self.sequence);
+            twin.forget();
         }
     }
 }
 
 impl MemoryView {
-    fn read<T>(&self, read: impl FnOnce(&Store) -> T) -> T {
-        read(&self.engine.lock())
-    }
-
     pub(super) fn get(&self, family: Family, key: &[u8]) -> Option<Bytes> {
-        self.read(|store| store.versions[family as usize].get(key).and_then(|versions| self.seen(versions)))
-    }
-
-    fn seen(&self, versions: &[(u64, Option<Bytes>)]) -> Option<Bytes> {
-        let seen = versions.iter().rev().find(|(sequence, _)| *sequence <= self.sequence)?;
-        seen.1.clone()
-    }
-
-    fn first(&self, family: Family, from: &[u8], open: bool, to: Option<&[u8]>) -> Option<(Vec<u8>, Bytes)> {
-        let lower = if open { Excluded(from) } else { Included(from) };
-        if to.is_some_and(|to| to <= from) {
-            return None;
-        }
-        self.read(|store| {
-            let range = store.versions[family as usize].range::<[u8], _>((lower, to.map_or(Unbounded, Excluded)));
-            range.into_iter().find_map(|(key, versions)| Some((key.clone(), self.seen(versions)?)))
-        })
-    }
-
-    pub(super) fn last(&self, family: Family, at: &[u8], open: bool) -> Option<(Vec<u8>, Bytes)> {
-        let upper = if open { Excluded(at) } else { Included(at) };
-        self.read(|store| {
-            let range = store.versions[family as usize].range::<[u8], _>((Unbounded, upper));
-            range.rev().find_map(|(key, versions)| Some((key.clone(), self.seen(versions)?)))
-        })
+        let twin = self.engine.lock();
+        at(twin.families[family as usize].get(key)?, self.sequence).cloned()
     }
 
     pub(super) fn scan(&self, family: Family, from: &[u8], to: Option<&[u8]>) -> MemoryCursor<'_> {
-        let current = self.first(family, from, false, to);
-        MemoryCursor { view: self, family, to: to.map(<[u8]>::to_vec), current }
+        let mut cursor = MemoryCursor { view: self, family, to: to.map(<[u8]>::to_vec), entry: None };
+        cursor.find(Included(from));
+        cursor
+    }
+
+    /// The last entry below `bound`, or at it unless the bound is open.
+    pub(super) fn last(&self, family: Family, bound: &[u8], open: bool) -> Option<(Vec<u8>, Bytes)> {
+        let twin = self.engine.lock();
+        let upper = if open { Excluded(bound) } else { Included(bound) };
+        let below = twin.families[family as usize].range::<[u8], _>((Unbounded, upper));
+        let mut visible = below.rev().filter_map(|(key, versions)| Some((key, at(versions, self.sequence)?)));
+        visible.next().map(|(key, value)| (key.clone(), value.clone()))
     }
 }
 
-impl Drop for MemoryView {
-    fn drop(&mut self) {
-        let mut store = self.engine.lock();
-        if let Some(views) = store.views.get_mut(&self.sequence) {
-            *views -= 1;
-            if *views == 0 {
-                store.views.remove(&self.sequence);
-            }
-        }
-    }
-}
-
-/// Looks each next entry up anew, so that no lock is held between steps.
+/// Looks each next entry up anew, so that it holds no lock between steps.
 pub(super) struct MemoryCursor<'a> {
     view: &'a MemoryView,
     family: Family,
     to: Option<Vec<u8>>,
-    current: Option<(Vec<u8>, Bytes)>,
+    entry: Option<(Vec<u8>, Bytes)>,
 }
 
 impl MemoryCursor<'_> {
     pub(super) fn valid(&self) -> bool {
-        self.current.is_some()
+        self.entry.is_some()
     }
 
     pub(super) fn key(&self) -> &[u8] {
-        &self.current.as_ref().expect("the cursor is valid").0
+        &self.entry.as_ref().expect("the caller asked `valid`").0
     }
 
     pub(super) fn value(&self) -> &[u8] {
-        &self.current.as_ref().expect("the cursor is valid").1
+        &self.entry.as_ref().expect("the caller asked `valid`").1
     }
 
     pub(super) fn next(&mut self) {
-        let (key, _) = self.current.take().expect("the cursor is valid");
-        self.current = self.view.first(self.family, &key, true, self.to.as_deref());
+        if let Some((key, _)) = self.entry.take() {
+            self.find(Excluded(&key));
+        }
     }
 
     pub(super) fn seek(&mut self, key: &[u8]) {
-        self.current = self.view.first(self.family, key, false, self.to.as_deref());
+        self.find(Included(key));
+    }
+
+    fn find(&mut self, from: Bound<&[u8]>) {
+        let twin = self.view.engine.lock();
+        let entries = twin.families[self.family as usize].range::<[u8], _>((from, Unbounded));
+        let below_end = entries.take_while(|(key, _)| self.to.as_ref().is_none_or(|to| *key < to));
+        let mut visible = below_end.filter_map(|(key, versions)| Some((key, at(versions, self.view.sequence)?)));
+        self.entry = visible.next().map(|(key, value)| (key.clone(), value.clone()));
     }
 }

@@ -14,21 +14,29 @@
 //! - This is the only room that names RocksDB (`tests/tests/house.rs`).
 //! - [`Key`] is the disk format: no key is made or read in another place (golden vectors in `tests.rs`).
 //! - After a crash the store is a prefix of its batches, never less than the last flush (`tests.rs`, both engines).
+//! - Nothing at or above the floor is dropped (`tests.rs` and `tests/reclaim.rs`, both engines).
 //! - A view does not change, except that history may vanish from it: [`Engine::drop_history`] unlinks files under its
 //!   readers. Callers drop only what no permitted read consults, and past reads check the compacted revision afterwards.
 //! - A store that cannot read or write never returns: the process ends ([`fatal`]), for an answer from half a store
-//!   would be wrong. Block checksums are verified on every read from disk.
+//!   would be wrong. Block checksums are verified on every read from disk (`tests/damage.rs`).
+//! - Memory is bounded by [`EngineOptions`], whatever the number of keys: indexes and filters live in the cache too
+//!   (`tests/reclaim.rs`, a million keys).
 //!
 //! # Not here
 //!
 //! What the bytes of values mean (`mvcc`, `lease`, `members`, `state`); when to flush and what to drop (`node`).
 
+mod fault;
+mod key;
+
 mod batch;
 mod cursor;
+
 mod history;
-mod key;
 mod memory;
 mod rocks;
+mod tuning;
+
 #[cfg(test)]
 mod tests;
 
@@ -38,16 +46,13 @@ use bytes::Bytes;
 
 pub use batch::Batch;
 pub use cursor::Cursor;
-pub use history::{gone_revision, gone_value};
+pub use fault::{EXIT_STORE, OpenError, fatal};
 pub use key::{Family, Key, Malformed, MetaKey};
 pub use memory::{MemoryCounts, MemoryEngine};
 
 use crate::types::Revision;
 use memory::MemoryView;
 use rocks::{Rocks, RocksView};
-
-/// Exit code of a process whose store cannot be read or written (`EX_IOERR` of sysexits.h).
-pub const EXIT_STORE: i32 = 74;
 
 /// What an engine may use.
 #[derive(Clone, Debug)]
@@ -93,17 +98,6 @@ pub trait Read {
     fn scan(&self, family: Family, from: &[u8], to: Option<&[u8]>) -> Cursor<'_>;
     /// The last entry of `family` whose encoded key is at or below `at`.
     fn last_at_or_below(&self, family: Family, at: &[u8]) -> Option<(Vec<u8>, Bytes)>;
-}
-
-/// Why a store cannot be opened; the text says what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("{0}")]
-    Locked(String),
-    #[error("{0}")]
-    Corrupt(String),
-    #[error("{0}")]
-    Io(String),
 }
 
 /// Bytes of a store.
@@ -176,7 +170,8 @@ impl Engine {
     }
 
     /// Rewrites what still holds history below `floor`, given to [`Engine::drop_history`] before, so that its space
-    /// comes back now. Blocks.
+    /// comes back now. Does nothing while that is less than a quarter of the revisions that history spans, so that a
+    /// floor which rises in small steps does not rewrite everything at each. Blocks; a crash meanwhile loses nothing.
     pub fn rewrite_history(&self, floor: Revision) {
         match &self.0 {
             Store::Rocks(rocks) => rocks.rewrite_history(floor),
@@ -226,15 +221,4 @@ impl Read for View {
     fn last_at_or_below(&self, family: Family, at: &[u8]) -> Option<(Vec<u8>, Bytes)> {
         self.last(family, at, false)
     }
-}
-
-/// Ends the process because the store cannot be read or written. Nothing is changed by it: what is acknowledged stands
-/// in the raft log, what is flushed in the files.
-pub fn fatal(doing: &str, error: impl std::fmt::Display) -> ! {
-    tracing::error!(%error, doing, "the store failed; this member stops and leaves its files as they are");
-    eprintln!(
-        "conclave: the store failed while {doing}: {error}. This member stops; its files are as they were. If the text \
-         names a damaged file, restore the member from a backup or from its peers; else look at disk and file system."
-    );
-    std::process::exit(EXIT_STORE)
 }

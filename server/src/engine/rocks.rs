@@ -1,7 +1,7 @@
-//! RocksDB, without its log: the raft log is the log, and every batch carries the applied index.
+//! The store on RocksDB. No other file but `tuning.rs` and `fault.rs` names the crate.
 //!
-//! All families are flushed together (`atomic_flush`), or after a crash each would come back at another applied index.
-//! Figures behind the options: `docs/decisions/001-storage-layout.md`.
+//! RocksDB's own log is off: the raft log is the log, and each batch carries the applied index. All families are
+//! flushed as one (`atomic_flush`), or after a crash each would come back at another index.
 
 use std::{
     path::Path,
@@ -13,203 +13,197 @@ use std::{
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
-    DBCompressionType, DBRawIterator, FlushOptions, LogLevel, Options, ReadOptions, ReadTier, WriteBatch,
-    WriteBufferManager, WriteOptions, compaction_filter::Decision,
+    BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBRawIterator,
+    FlushOptions, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
 };
 use self_cell::self_cell;
 
-use super::{Batch, EngineOptions, Family, Key, MetaKey, OpenError, Size, fatal, history};
-use crate::types::Revision;
+use super::{Batch, EngineOptions, Family, Key, MetaKey, OpenError, Size, fault::failed, tuning};
+use crate::types::{Revision, Sub};
 
-type Snapshot<'a> = rocksdb::Snapshot<'a>;
-
-/// The store. One per data folder; RocksDB's own lock file keeps a second process out.
-pub(super) struct Rocks {
-    db: DB,
-    /// What the compaction filters may drop; see [`super::Engine::drop_history`].
-    floor: Arc<AtomicI64>,
-    without_log: WriteOptions,
-}
+/// How much of the revisions that `idx` spans must be below the floor before it is rewritten. A rewrite reads all of it
+/// and drops at least this part, so each entry is rewritten four times in the long run however small the steps are in
+/// which the floor rises.
+const REWRITE_PART: i64 = 4;
 
 self_cell!(
-    /// A snapshot and the store it keeps open.
-    pub(super) struct RocksView {
-        owner: Arc<Rocks>,
+    /// The database and its families, which are looked up by name once.
+    struct Open {
+        owner: DB,
         #[covariant]
-        dependent: Snapshot,
+        dependent: Families,
     }
 );
 
+struct Families<'a>([&'a ColumnFamily; Family::ALL.len()]);
+
+pub(super) struct Rocks {
+    open: Open,
+    without_log: WriteOptions,
+    only_flushed: ReadOptions,
+    /// What the compaction filters may drop.
+    floor: Arc<AtomicI64>,
+    /// The floor at the last rewrite of history.
+    rewritten: AtomicI64,
+}
+
 impl Rocks {
     pub(super) fn open(path: &Path, options: &EngineOptions) -> Result<Self, OpenError> {
+        refuse_headless(path)?;
         let floor = Arc::new(AtomicI64::new(Revision::NEVER.0));
-        let cache = Cache::new_hyper_clock_cache(options.block_cache_bytes, 0);
+        let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let families = Family::ALL
-            .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, options, &cache, &floor)));
-        let db = DB::open_cf_descriptors(&store_options(options, &cache), path, families)
-            .map_err(|e| open_error(path, &e))?;
+            .map(|family| ColumnFamilyDescriptor::new(family.name(), tuning::family(family, options, &cache, &floor)));
+        let db = DB::open_cf_descriptors(&tuning::store(options, &cache), path, families)
+            .map_err(|error| OpenError::new(path, &error))?;
+        let open = Open::new(db, |db| {
+            Families(Family::ALL.map(|family| db.cf_handle(family.name()).expect("every family was just opened")))
+        });
         let mut without_log = WriteOptions::default();
         without_log.disable_wal(true);
-        Ok(Self { db, floor, without_log })
+        let mut only_flushed = ReadOptions::default();
+        only_flushed.set_read_tier(ReadTier::Persisted);
+        Ok(Self { open, without_log, only_flushed, floor, rewritten: AtomicI64::new(0) })
+    }
+
+    fn db(&self) -> &DB {
+        self.open.borrow_owner()
     }
 
     fn family(&self, family: Family) -> &ColumnFamily {
-        self.db.cf_handle(family.name()).expect("every family is opened with the store")
+        self.open.borrow_dependent().0[family as usize]
     }
 
     pub(super) fn view(self: &Arc<Self>) -> RocksView {
-        RocksView::new(Arc::clone(self), |rocks| rocks.db.snapshot())
+        RocksView::new(Arc::clone(self), |rocks| {
+            let snapshot = rocks.db().snapshot();
+            let mut get = ReadOptions::default();
+            get.set_snapshot(&snapshot);
+            Seen { snapshot, get }
+        })
     }
 
     pub(super) fn write(&self, batch: Batch) {
-        let mut writes = WriteBatch::with_capacity_bytes(batch.bytes() + 1024);
-        let mut current = (Family::Cur, self.family(Family::Cur));
+        // Growing the buffer would copy it; the slack is for the heads of the records, about 12 bytes each.
+        let mut writes = WriteBatch::with_capacity_bytes(batch.bytes() + batch.bytes() / 8 + 1024);
         for (family, key, value) in batch.into_writes() {
-            if family != current.0 {
-                current = (family, self.family(family));
-            }
+            let family = self.family(family);
             match value {
-                Some(value) => writes.put_cf(current.1, key, value),
-                None => writes.delete_cf(current.1, key),
+                Some(value) => writes.put_cf(family, key, value),
+                None => writes.delete_cf(family, key),
             }
         }
-        self.db.write_opt(writes, &self.without_log).unwrap_or_else(|e| fatal("writing a batch", &e));
+        self.db().write_opt(writes, &self.without_log).unwrap_or_else(|error| failed("write a batch", &error));
     }
 
     pub(super) fn flush(&self) {
-        let families = Family::ALL.map(|family| self.family(family));
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        let families: Vec<_> = families.iter().collect();
-        self.db.flush_cfs_opt(&families, &options).unwrap_or_else(|e| fatal("flushing", &e));
+        let families: Vec<&&ColumnFamily> = self.open.borrow_dependent().0.iter().collect();
+        self.db().flush_cfs_opt(&families, &options).unwrap_or_else(|error| failed("flush", &error));
     }
 
     pub(super) fn persisted(&self, key: MetaKey) -> Option<Bytes> {
-        let mut options = ReadOptions::default();
-        options.set_read_tier(ReadTier::Persisted);
-        let value = self.db.get_pinned_cf_opt(self.family(Family::Meta), Key::Meta(key).bytes(), &options);
-        value.unwrap_or_else(|e| fatal("reading what is flushed", &e)).map(|value| Bytes::copy_from_slice(&value))
+        let value = self.db().get_pinned_cf_opt(self.family(Family::Meta), Key::Meta(key).bytes(), &self.only_flushed);
+        value.unwrap_or_else(|error| failed("read what is flushed", &error)).map(|value| Bytes::copy_from_slice(&value))
     }
 
-    /// Unlinks in this thread: 0.7 to 0.9 s for 1.4 GB.
     pub(super) fn drop_history(&self, floor: Revision) {
         self.floor.fetch_max(floor.0, Ordering::Relaxed);
-        if floor <= Revision(0) {
-            return;
-        }
-        // RocksDB drops files that lie wholly within both bounds, the last one included, so the last change that may
-        // go is named.
-        let first = Key::Log { revision: Revision(0), sub: crate::types::Sub(0) };
-        let last = Key::Log { revision: Revision(floor.0 - 1), sub: crate::types::Sub(u32::MAX) };
-        let dropped = self.db.delete_file_in_range_cf(self.family(Family::Log), first.encode(), last.encode());
-        dropped.unwrap_or_else(|e| fatal("dropping history", &e));
+        let Some(last) = last_droppable(floor) else { return };
+        // RocksDB drops the files that lie within both bounds, the upper one *included*: it must be a key that may go.
+        self.db()
+            .delete_file_in_range_cf(self.family(Family::Log), FIRST.encode(), last.encode())
+            .unwrap_or_else(|error| failed("drop history", &error));
     }
 
     pub(super) fn rewrite_history(&self, floor: Revision) {
-        let mut options = CompactOptions::default();
-        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        options.set_exclusive_manual_compaction(false);
-        let last = Key::Log { revision: Revision(floor.0.max(0)), sub: crate::types::Sub(0) };
-        let log = self.family(Family::Log);
-        self.db.compact_range_cf_opt(log, None::<&[u8]>, Some(last.encode()), &options);
-        for family in [Family::Idx, Family::Gone] {
-            self.db.compact_range_cf_opt(self.family(family), None::<&[u8]>, None::<&[u8]>, &options);
+        self.floor.fetch_max(floor.0, Ordering::Relaxed);
+        let Some(last) = last_droppable(floor) else { return };
+        if !self.worth_rewriting(floor) {
+            return;
         }
+        let mut options = CompactOptions::default();
+        // Others may compact meanwhile; a writer must not wait for this.
+        options.set_exclusive_manual_compaction(false);
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        let log = self.family(Family::Log);
+        self.db().compact_range_cf_opt(log, None::<&[u8]>, Some(last.encode()), &options);
+        for family in [Family::Idx, Family::Gone] {
+            self.db().compact_range_cf_opt(self.family(family), None::<&[u8]>, None::<&[u8]>, &options);
+        }
+        self.rewritten.fetch_max(floor.0, Ordering::Relaxed);
+    }
+
+    fn worth_rewriting(&self, floor: Revision) -> bool {
+        let mut log = self.db().raw_iterator_cf(self.family(Family::Log));
+        log.seek_to_last();
+        let cursor = RocksCursor::checked(log);
+        let newest = match cursor.valid().then(|| Key::decode(Family::Log, cursor.key())) {
+            Some(Ok(Key::Log { revision, .. })) => revision.max(floor),
+            _ => floor,
+        };
+        let since = self.rewritten.load(Ordering::Relaxed);
+        floor.0 > since && (floor.0 - since).saturating_mul(REWRITE_PART) >= newest.0 - since
     }
 
     pub(super) fn size(&self) -> Size {
         let sum = |property: &str| -> u64 {
-            let of = |family| self.db.property_int_value_cf(self.family(family), property);
+            let of = |family| self.db().property_int_value_cf(self.family(family), property);
             Family::ALL.into_iter().filter_map(|family| of(family).ok().flatten()).sum()
         };
-        let memory = sum("rocksdb.cur-size-all-mem-tables");
-        let on_disk = sum("rocksdb.total-sst-files-size") + memory;
-        let in_use = (sum("rocksdb.estimate-live-data-size") + memory).min(on_disk);
-        Size { on_disk, in_use }
+        let memtables = sum("rocksdb.cur-size-all-mem-tables");
+        let on_disk = sum("rocksdb.total-sst-files-size");
+        // RocksDB's estimate can exceed the files for a moment.
+        let live = sum("rocksdb.estimate-live-data-size").min(on_disk);
+        Size { on_disk, in_use: live + memtables }
     }
 }
 
-fn store_options(options: &EngineOptions, cache: &Cache) -> Options {
-    let mut store = Options::default();
-    store.create_if_missing(true);
-    store.create_missing_column_families(true);
-    store.set_atomic_flush(true);
-    store.set_paranoid_checks(true);
-    // Memtables are charged to the block cache, so that one number bounds both.
-    let manager = WriteBufferManager::new_write_buffer_manager_with_cache(options.memtable_bytes, false, cache.clone());
-    store.set_write_buffer_manager(&manager);
-    store.set_max_background_jobs(2);
-    // One thread writes; concurrent memtable inserts only cost.
-    store.set_allow_concurrent_memtable_write(false);
-    store.set_bytes_per_sync(1 << 20);
-    store.set_log_level(LogLevel::Warn);
-    store.set_keep_log_file_num(2);
-    store.set_max_log_file_size(4 << 20);
-    store.set_stats_dump_period_sec(0);
-    store.set_max_open_files(options.max_open_files);
-    store
+/// Below all changes.
+const FIRST: Key<'static> = Key::Log { revision: Revision(0), sub: Sub(0) };
+
+/// The last key of `log` that may go, if any may.
+fn last_droppable(floor: Revision) -> Option<Key<'static>> {
+    (floor.0 > 0).then(|| Key::Log { revision: Revision(floor.0 - 1), sub: Sub(u32::MAX) })
 }
 
-fn family_options(family: Family, options: &EngineOptions, cache: &Cache, floor: &Arc<AtomicI64>) -> Options {
-    let mut of = Options::default();
-    of.set_compression_type(DBCompressionType::Lz4);
-    of.set_level_compaction_dynamic_level_bytes(true);
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(cache);
-    table.set_format_version(6);
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    let share = |of_64: usize| (options.memtable_bytes * of_64 / 64).max(1 << 20);
-    let (block, memtable) = match family {
-        Family::Cur => (16 << 10, share(12)),
-        Family::Log => (32 << 10, share(24)),
-        Family::Idx => (4 << 10, share(12)),
-        _ => (4 << 10, share(4)),
-    };
-    table.set_block_size(block);
-    of.set_write_buffer_size(memtable);
-    of.set_max_write_buffer_number(4);
-    match family {
-        Family::Cur => {
-            table.set_bloom_filter(10.0, false);
-            of.set_level_zero_file_num_compaction_trigger(2);
-            // A list must not step over long runs of deleted keys: files that are mostly tombstones are rewritten.
-            of.add_compact_on_deletion_collector_factory(1024, 512, 0.5);
+/// RocksDB would take a folder without its `CURRENT` file for a new one, and sweep the tables in it away.
+fn refuse_headless(path: &Path) -> Result<(), OpenError> {
+    let io = |error: std::io::Error| OpenError::Io(format!("{}: {error}", path.display()));
+    std::fs::create_dir_all(path).map_err(io)?;
+    if path.join("CURRENT").exists() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        if name.to_string_lossy().ends_with(".sst") {
+            return Err(OpenError::corrupt(path, "the file CURRENT is missing although there are tables"));
         }
-        Family::Gone | Family::Requests | Family::Leases => table.set_bloom_filter(10.0, false),
-        _ => {}
     }
-    if matches!(family, Family::Log | Family::Idx | Family::Gone) {
-        let floor = Arc::clone(floor);
-        of.set_compaction_filter("conclave.history", move |_level, key: &[u8], value: &[u8]| {
-            let floor = Revision(floor.load(Ordering::Relaxed));
-            if history::droppable(family, key, value, floor) { Decision::Remove } else { Decision::Keep }
-        });
-    }
-    of.set_block_based_table_factory(&table);
-    of
+    Ok(())
 }
 
-fn open_error(path: &Path, error: &rocksdb::Error) -> OpenError {
-    let path = path.display();
-    match error.kind() {
-        rocksdb::ErrorKind::Corruption => OpenError::Corrupt(format!(
-            "the store in {path} is damaged: {error}. Nothing was changed. Restore this member from a backup or from \
-             its peers; keep the folder until that is done"
-        )),
-        rocksdb::ErrorKind::IOError if error.to_string().contains("lock") => OpenError::Locked(format!(
-            "the store in {path} is in use by another process: {error}. Stop that process, or give this one another \
-             --data-dir"
-        )),
-        _ => OpenError::Io(format!("the store in {path} cannot be opened: {error}")),
-    }
+/// A snapshot, and how point reads go through it (kept, since making the options costs as much as a read).
+struct Seen<'a> {
+    snapshot: Snapshot<'a>,
+    get: ReadOptions,
 }
+
+self_cell!(
+    /// A snapshot and the database that it keeps open.
+    pub(super) struct RocksView {
+        owner: Arc<Rocks>,
+        #[covariant]
+        dependent: Seen,
+    }
+);
 
 impl RocksView {
     pub(super) fn get(&self, family: Family, key: &[u8]) -> Option<Bytes> {
-        let value = self.borrow_dependent().get_pinned_cf(self.borrow_owner().family(family), key);
-        value.unwrap_or_else(|e| fatal("reading a key", &e)).map(|value| Bytes::copy_from_slice(&value))
+        let rocks = self.borrow_owner();
+        let value = rocks.db().get_pinned_cf_opt(rocks.family(family), key, &self.borrow_dependent().get);
+        value.unwrap_or_else(|error| failed("read a key", &error)).map(|value| Bytes::copy_from_slice(&value))
     }
 
     pub(super) fn scan(&self, family: Family, from: &[u8], to: Option<&[u8]>) -> RocksCursor<'_> {
@@ -217,23 +211,24 @@ impl RocksView {
         if let Some(to) = to {
             options.set_iterate_upper_bound(to);
         }
-        let mut inner = self.borrow_dependent().raw_iterator_cf_opt(self.borrow_owner().family(family), options);
+        let mut inner = self.iterator(family, options);
         inner.seek(from);
-        let cursor = RocksCursor { inner };
-        cursor.check();
-        cursor
+        RocksCursor::checked(inner)
     }
 
-    pub(super) fn last(&self, family: Family, at: &[u8], open: bool) -> Option<(Vec<u8>, Bytes)> {
-        let rocks = self.borrow_owner();
-        let mut inner = self.borrow_dependent().raw_iterator_cf_opt(rocks.family(family), ReadOptions::default());
-        inner.seek_for_prev(at);
-        if open && inner.key() == Some(at) {
+    /// The last entry below `bound`, or at it unless the bound is open.
+    pub(super) fn last(&self, family: Family, bound: &[u8], open: bool) -> Option<(Vec<u8>, Bytes)> {
+        let mut inner = self.iterator(family, ReadOptions::default());
+        inner.seek_for_prev(bound);
+        if open && inner.key() == Some(bound) {
             inner.prev();
         }
-        let cursor = RocksCursor { inner };
-        cursor.check();
+        let cursor = RocksCursor::checked(inner);
         cursor.valid().then(|| (cursor.key().to_vec(), Bytes::copy_from_slice(cursor.value())))
+    }
+
+    fn iterator(&self, family: Family, options: ReadOptions) -> DBRawIterator<'_> {
+        self.borrow_dependent().snapshot.raw_iterator_cf_opt(self.borrow_owner().family(family), options)
     }
 }
 
@@ -241,17 +236,23 @@ pub(super) struct RocksCursor<'a> {
     inner: DBRawIterator<'a>,
 }
 
-impl RocksCursor<'_> {
+impl<'a> RocksCursor<'a> {
+    fn checked(inner: DBRawIterator<'a>) -> Self {
+        let cursor = Self { inner };
+        cursor.check();
+        cursor
+    }
+
     pub(super) fn valid(&self) -> bool {
         self.inner.valid()
     }
 
     pub(super) fn key(&self) -> &[u8] {
-        self.inner.key().expect("the cursor is valid")
+        self.inner.key().expect("the caller asked `valid`")
     }
 
     pub(super) fn value(&self) -> &[u8] {
-        self.inner.value().expect("the cursor is valid")
+        self.inner.value().expect("the caller asked `valid`")
     }
 
     pub(super) fn next(&mut self) {
@@ -264,10 +265,10 @@ impl RocksCursor<'_> {
         self.check();
     }
 
-    /// An iterator that met a damaged block looks like one at its end; only its status tells.
+    /// An iterator that met a damaged block looks like one that is at its end; only its status tells.
     fn check(&self) {
         if !self.inner.valid() {
-            self.inner.status().unwrap_or_else(|e| fatal("walking keys", &e));
+            self.inner.status().unwrap_or_else(|error| failed("read on", &error));
         }
     }
 }

@@ -1,5 +1,10 @@
 //! Both engines by the same scripts; the disk format of keys; what a crash and a flipped bit leave.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod damage;
+mod reclaim;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -236,7 +241,7 @@ fn write_history(engine: &Engine) {
         let mut batch = Batch::new(engine.view());
         batch.put(&log(revision, 0), Bytes::from_static(b"change"));
         batch.put(&idx(b"k", revision, 0), Bytes::new());
-        batch.put(&Key::Gone(revision.to_string().as_bytes()), Bytes::copy_from_slice(&gone_value(Revision(revision))));
+        batch.put(&Key::Gone(revision.to_string().as_bytes()), gone_value(revision));
         engine.write(batch);
     }
     engine.flush();
@@ -260,7 +265,7 @@ fn survivors(engine: &Engine) -> (Vec<i64>, Vec<i64>, Vec<i64>) {
             other => panic!("{other:?}"),
         }
     };
-    let of_gone = |_: &[u8], value: &[u8]| gone_revision(value).unwrap().0;
+    let of_gone = |_: &[u8], value: &[u8]| read_gone(value);
     (all(Family::Log, &of_key(Family::Log)), all(Family::Idx, &of_key(Family::Idx)), all(Family::Gone, &of_gone))
 }
 
@@ -314,4 +319,14 @@ fn a_store_in_use_says_so() {
     let _held = Engine::open(folder.path(), &small()).unwrap();
     let error = Engine::open(folder.path(), &small()).err().expect("two processes must not share a store");
     assert!(matches!(&error, OpenError::Locked(text) if text.contains("in use")), "{error}");
+}
+
+/// The layout of `gone` values, written out: `mvcc` writes them, the filters read them.
+fn gone_value(deleted: i64) -> Bytes {
+    assert!(deleted < 128, "one byte of varint");
+    vec![1, u8::try_from(deleted).unwrap()].into()
+}
+
+fn read_gone(value: &[u8]) -> i64 {
+    i64::from(value[1])
 }
