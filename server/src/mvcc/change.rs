@@ -8,7 +8,7 @@ use conclave_proto::mvccpb::KeyValue;
 use super::{
     count, past,
     query::{KeyRange, Span},
-    value::{New, Record, Stored, decode_gone, encode_gone},
+    value::{New, Record, Stored, encode_gone},
 };
 use crate::{
     engine::{Batch, Family, Key, Read},
@@ -173,18 +173,15 @@ impl<'b> Changes<'b> {
     }
 
     /// Notes a change for watchers. They are told what was there before the revision, which differs from what was there
-    /// just before if the revision changed the key already.
+    /// just before if the revision changed the key already; of a key that the revision created they are told nothing,
+    /// though it may have deleted it first.
     fn tell(&mut self, kind: Kind, sub: Sub, kv: KeyValue, just_before: Option<&KeyValue>) {
-        let again = match just_before {
-            Some(before) => before.mod_revision == self.revision.0,
-            None => sub > Sub(0) && self.deleted_now(&kv.key),
+        let prev = match just_before {
+            Some(_) if kv.create_revision == self.revision.0 => None,
+            Some(before) if before.mod_revision == self.revision.0 => self.before_revision(&kv.key),
+            before => before.cloned(),
         };
-        let prev = if again { self.before_revision(&kv.key) } else { just_before.cloned() };
         self.changes.push(Change { kind, sub, kv, prev });
-    }
-
-    fn deleted_now(&self, key: &[u8]) -> bool {
-        self.batch.get(&Key::Gone(key)).is_some_and(|bytes| decode_gone(&bytes) == self.revision)
     }
 
     /// What a key that this revision changed was before it.

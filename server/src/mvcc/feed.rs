@@ -6,7 +6,7 @@ use bytes::Bytes;
 use conclave_proto::mvccpb::KeyValue;
 
 use super::{
-    Change, Kind, Position,
+    Change, Position,
     past::Vanished,
     value::{Record, corrupt, share},
 };
@@ -63,19 +63,19 @@ pub fn feed(read: &impl Read, at: Position, from: Revision, max_bytes: usize) ->
     Ok(chunk)
 }
 
-/// Of a key that one revision changed more than once, watchers are told each time what was there before the revision.
+/// Of a key that one revision changed more than once, watchers are told each time what was there before the revision,
+/// except where it is created.
 fn tell_what_was_before(changes: &mut [Change]) {
-    let revision = |change: &Change| change.kv.mod_revision;
-    let replaces_own = |change: &Change| change.prev.as_ref().is_some_and(|prev| prev.mod_revision == revision(change));
-    let deletes = changes.iter().any(|change| change.kind == Kind::Delete);
-    let creates = changes.iter().any(|change| change.kind == Kind::Put && change.prev.is_none());
-    if !(changes.iter().any(replaces_own) || deletes && creates) {
+    let replaces_own =
+        |change: &Change| change.prev.as_ref().is_some_and(|prev| prev.mod_revision == change.kv.mod_revision);
+    if !changes.iter().any(replaces_own) {
         return;
     }
     let mut before: BTreeMap<Bytes, Option<KeyValue>> = BTreeMap::new();
     for change in changes {
         let first = before.entry(change.kv.key.clone()).or_insert_with(|| change.prev.clone());
-        change.prev.clone_from(first);
+        let creates = change.kv.create_revision == change.kv.mod_revision;
+        change.prev = first.clone().filter(|_| !creates);
     }
 }
 

@@ -152,11 +152,12 @@ impl Model {
             .enumerate()
             .filter(|(_, event)| event.revision >= from && event.revision <= self.revision)
             .map(|(number, event)| {
-                let prev = self.at(&event.key, event.revision - 1).filter(|_| event.revision > self.compacted);
+                let past = self.at(&event.key, event.revision - 1).filter(|_| event.revision > self.compacted);
                 let deletion =
                     KeyValue { key: event.key.clone().into(), mod_revision: event.revision, ..KeyValue::default() };
                 let kind = if event.put.is_some() { Kind::Put } else { Kind::Delete };
                 let kv = self.replay(&event.key, &self.events[..=number]).unwrap_or(deletion);
+                let prev = past.filter(|_| kv.create_revision != event.revision);
                 (event.revision, event.sub, kind, kv, prev)
             })
             .collect()
