@@ -52,7 +52,10 @@ pub fn keys_from(read: &impl Read, id: LeaseId, first: &[u8], max: usize) -> Vec
     let mut found = Vec::new();
     while found.len() < max && cursor.valid() {
         let Ok(Key::LeaseKey { key, .. }) = Key::decode(Family::LeaseKeys, cursor.key()) else {
-            engine::fatal("table of lease keys", format!("a key below lease {:x} that is no lease key", id.0))
+            engine::fatal(
+                "reading the table of lease keys",
+                format!("a key below lease {:x} that is no lease key", id.0),
+            )
         };
         found.push(Bytes::copy_from_slice(key));
         cursor.next();
@@ -67,7 +70,7 @@ pub fn all(read: &impl Read) -> Vec<(LeaseId, i64)> {
     let mut cursor = read.scan(Family::Leases, &[], None);
     while cursor.valid() {
         let Ok(Key::Lease(id)) = Key::decode(Family::Leases, cursor.key()) else {
-            engine::fatal("table of leases", "a key that is no lease id")
+            engine::fatal("reading the table of leases", "a key that is no lease id")
         };
         found.push((id, read_ttl(id, cursor.value())));
         cursor.next();
@@ -76,8 +79,9 @@ pub fn all(read: &impl Read) -> Vec<(LeaseId, i64)> {
 }
 
 fn read_ttl(id: LeaseId, value: &[u8]) -> i64 {
-    decode_ttl(value)
-        .unwrap_or_else(|| engine::fatal("table of leases", format!("the value of lease {:x} cannot be read", id.0)))
+    decode_ttl(value).unwrap_or_else(|| {
+        engine::fatal("reading the table of leases", format!("the value of lease {:x} cannot be read", id.0))
+    })
 }
 
 pub(super) fn encode_ttl(ttl_ms: i64) -> Bytes {

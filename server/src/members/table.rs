@@ -32,7 +32,7 @@ pub fn all(read: &impl Read) -> Vec<Member> {
     let mut cursor = read.scan(Family::Members, &[], None);
     while cursor.valid() {
         let Ok(Key::Member(id)) = Key::decode(Family::Members, cursor.key()) else {
-            engine::fatal("table of members", "a key that is no member id")
+            engine::fatal("reading the table of members", "a key that is no member id")
         };
         found.push(read_value(id, cursor.value()));
         cursor.next();
@@ -41,8 +41,9 @@ pub fn all(read: &impl Read) -> Vec<Member> {
 }
 
 fn read_value(id: MemberId, value: &[u8]) -> Member {
-    decode(id, value)
-        .unwrap_or_else(|| engine::fatal("table of members", format!("the value of member {:x} cannot be read", id.0)))
+    decode(id, value).unwrap_or_else(|| {
+        engine::fatal("reading the table of members", format!("the value of member {:x} cannot be read", id.0))
+    })
 }
 
 pub(super) fn encode(member: &Member) -> Bytes {

@@ -58,7 +58,6 @@ fn rot_is_seen() {
 }
 
 #[test]
-#[ignore = "until the engine in memory is there"]
 fn table_lists_by_id() {
     let engine = Engine::memory();
     let mut batch = Batch::new(engine.view());

@@ -47,9 +47,9 @@ impl State {
             None => Settled::fresh(),
         };
         let mark = view.get(&Key::Meta(MetaKey::Resume)).map(|value| {
-            Mark::decode(&value)
-                .filter(|mark| mark.index == settled.applied.next())
-                .unwrap_or_else(|| engine::fatal("resume mark", "it cannot be read or is not the next entry's"))
+            Mark::decode(&value).filter(|mark| mark.index == settled.applied.next()).unwrap_or_else(|| {
+                engine::fatal("reading the resume mark", "it cannot be read or is not the next entry's")
+            })
         });
         let published =
             Arc::new(ArcSwap::from_pointee(ReadView { applied: settled.applied, position: settled.position, view }));
@@ -250,6 +250,9 @@ impl State {
 
 fn decode_settled(value: &Bytes) -> Settled {
     Settled::decode(value).unwrap_or_else(|| {
-        engine::fatal("applied index", "its value is broken, or was written by a newer version of this program")
+        engine::fatal(
+            "reading the applied index",
+            "its value is broken, or was written by a newer version of this program",
+        )
     })
 }

@@ -69,7 +69,7 @@ pub(super) fn checksum(command: &entry::Command) -> u32 {
 pub(super) fn lookup(read: &impl Read, key: &[u8]) -> Option<Remembered> {
     let value = read.get(&Key::Request(key))?;
     Some(Remembered::decode(&value).unwrap_or_else(|| {
-        engine::fatal("table of remembered requests", format!("the value of key {key:?} cannot be read"))
+        engine::fatal("reading the table of remembered requests", format!("the value of key {key:?} cannot be read"))
     }))
 }
 
@@ -78,7 +78,7 @@ impl Window {
     pub(super) fn remember(&mut self, batch: &mut Batch, key: &[u8], remembered: &Remembered, keys: u64) {
         while self.next - self.oldest >= keys {
             let Some(oldest) = batch.get(&Key::RequestAge(self.oldest)).as_ref().and_then(after_version) else {
-                engine::fatal("table of remembered requests", format!("age {} has no key", self.oldest))
+                engine::fatal("reading the table of remembered requests", format!("age {} has no key", self.oldest))
             };
             batch.delete(&Key::Request(&oldest));
             batch.delete(&Key::RequestAge(self.oldest));
