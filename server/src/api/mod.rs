@@ -6,10 +6,10 @@
 //!
 //! *Invariants*
 //! - Nothing a client sends can panic or be held beyond a bound: messages are cut at `max_request_bytes` plus 512 KiB,
-//!   a stream handler runs only while flow control takes what it makes (`tests::garbage`, `tests::too_large`).
+//!   a stream handler runs only while flow control takes what it makes (`tests::framing::garbage`, `too_large`).
 //! - A reply of a linearizable call comes from a view taken after the call came in (`Handle::linearizable`).
 //! - A read that may be long never runs on a runtime: it goes to the bounded pool of [`readers`].
-//! - Every call is counted once as started and once as handled, also when its client goes away (`metadata::Tally`).
+//! - Every call is counted once as started and once as handled, also when its client goes away (`services::streams_end`).
 //!
 //! *Life of a call*: [`call`] checks what grpc-go checks (method, content type, timeout, path), reads the metadata,
 //! gathers the message ([`frame`]) and hands it to the file of its service. A unary handler gives one framed message; a
