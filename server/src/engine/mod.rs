@@ -18,7 +18,8 @@
 //! - A view does not change, except that history may vanish from it: [`Engine::drop_history`] unlinks files under its
 //!   readers. Callers drop only what no permitted read consults, and past reads check the compacted revision afterwards.
 //! - A store that cannot read or write never returns: the process ends ([`fatal`]), for an answer from half a store
-//!   would be wrong. Block checksums are verified on every read from disk (`tests/damage.rs`).
+//!   would be wrong. Block checksums are verified on every read from disk (`tests/damage.rs`). Damage to RocksDB's list
+//!   of files may instead take the store back to an earlier flush, which is found by comparing it with the raft log.
 //! - Memory is bounded by [`EngineOptions`], whatever the number of keys: indexes and filters live in the cache too
 //!   (`tests/reclaim.rs`, a million keys).
 //!
