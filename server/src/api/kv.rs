@@ -8,6 +8,7 @@ use conclave_proto::{
 
 use super::{Api, frame, range, status::Status};
 use crate::{
+    error::Error,
     mvcc::{self, Published, ReadView},
     node::Answer,
     state,
@@ -64,9 +65,8 @@ async fn read_only(api: &Api, request: pb::TxnRequest) -> Result<Bytes, Status> 
         if state::is_serializable(&request) { api.handle.read_view() } else { api.handle.linearizable().await? };
     let term = api.handle.status().term;
     // History must outlast the read of the oldest revision; then it has outlasted the others.
-    let oldest = ranges(&request).map(|range| range.revision).filter(|revision| *revision > 0).min();
-    let oldest = Revision(oldest.unwrap_or(0));
     let read = move |published: &Published, view: &ReadView, request: &pb::TxnRequest| {
+        let oldest = oldest(view, request)?;
         mvcc::read_past(published, view, oldest, |view| state::read_txn(view, request))
     };
     let mut response = if is_short(&request, &view) {
@@ -79,9 +79,24 @@ async fn read_only(api: &Api, request: pb::TxnRequest) -> Result<Bytes, Status> 
     Ok(frame::encode(&response))
 }
 
-/// The ranges of both branches; a read-only txn holds nothing else.
-fn ranges(request: &pb::TxnRequest) -> impl Iterator<Item = &pb::RangeRequest> {
-    request.success.iter().chain(&request.failure).filter_map(|op| match &op.request {
+/// The oldest past revision that the branch to be taken reads at; 0 if none. The other branch may ask for what is gone.
+fn oldest(view: &ReadView, request: &pb::TxnRequest) -> Result<Revision, Error> {
+    let mut all = ranges(&request.success).chain(ranges(&request.failure));
+    if all.all(|range| range.revision == 0) {
+        return Ok(Revision(0));
+    }
+    let compares = pb::TxnRequest { compare: request.compare.clone(), ..Default::default() };
+    let branch = if state::read_txn(view, &compares)?.succeeded { &request.success } else { &request.failure };
+    // A negative revision is refused by the compacted one alone, whatever became of history.
+    if ranges(branch).any(|range| range.revision < 0 && range.revision < view.position.compacted.0) {
+        return Err(Error::Compacted);
+    }
+    Ok(Revision(ranges(branch).map(|range| range.revision).filter(|revision| *revision > 0).min().unwrap_or(0)))
+}
+
+/// The ranges of a branch; a read-only txn holds nothing else.
+fn ranges(branch: &[pb::RequestOp]) -> impl Iterator<Item = &pb::RangeRequest> {
+    branch.iter().filter_map(|op| match &op.request {
         Some(pb::request_op::Request::RequestRange(range)) => Some(range),
         _ => None,
     })
@@ -90,7 +105,10 @@ fn ranges(request: &pb::TxnRequest) -> impl Iterator<Item = &pb::RangeRequest> {
 fn is_short(request: &pb::TxnRequest, view: &ReadView) -> bool {
     // A compare over a range looks at every key in it.
     request.compare.iter().all(|compare| compare.range_end.is_empty())
-        && ranges(request).all(|range| state::query(range).is_ok_and(|query| range::is_short(&query, view)))
+        && [&request.success, &request.failure]
+            .into_iter()
+            .flat_map(|branch| ranges(branch))
+            .all(|range| state::query(range).is_ok_and(|query| range::is_short(&query, view)))
 }
 
 /// etcd answers a `physical` compaction when the space is free. Here the compaction is complete, for every reader and

@@ -65,9 +65,8 @@ pub fn hash_published(published: &Published, revision: Revision) -> Result<(Hash
         let view = published.load_full();
         let hash = hash_kv(&view.view, view.position, revision);
         if published.load().position.compacted == view.position.compacted {
-            let wanted = if revision.0 == 0 { view.position.revision } else { revision };
-            if wanted >= view.position.compacted && hash == Err(Error::Compacted) {
-                super::lost_history(view.position, wanted);
+            if revision >= view.position.compacted && hash == Err(Error::Compacted) {
+                super::lost_history(view.position, revision);
             }
             return hash.map(|hash| (hash, view.position.revision));
         }

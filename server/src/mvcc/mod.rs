@@ -73,7 +73,7 @@ pub use query::{KeyRange, Query, Sort, SortTarget, Summary, Version, VersionRef}
 pub use range::{get, piece, range};
 
 use crate::{
-    engine::{View, fatal},
+    engine::View,
     error::Error,
     types::{LogIndex, Revision},
 };
@@ -122,13 +122,11 @@ pub fn read_past<T>(
 /// History that is not compacted is not there.
 #[cold]
 fn lost_history(at: Position, revision: Revision) -> ! {
-    fatal(
-        &format!("revision {revision} cannot be read"),
-        format_args!(
-            "changes are missing, though at revision {} only what is below {} is compacted",
-            at.revision, at.compacted
-        ),
-    )
+    panic!(
+        "the store of this member is corrupt: revision {revision} cannot be read, though only what is below {} is compacted \
+         (current revision {})",
+        at.compacted, at.revision
+    );
 }
 
 impl From<past::Vanished> for Error {
