@@ -10,7 +10,7 @@ go=$(scripts/setup.sh oracle)
 
 name=$(cd tests/peers && { "$go" version; find . -type f \( -name '*.go' -o -name 'go.*' \) | LC_ALL=C sort | xargs sha256sum; } | sha256sum | cut -c1-16)
 out=$cache/peers-$name
-if [ -x "$out/etcd" ] && [ -x "$out/loadgen" ]; then
+if [ -x "$out/etcd" ] && [ -x "$out/killat" ]; then
   echo "$out"
   exit 0
 fi
@@ -20,7 +20,7 @@ work=$(mktemp -d "$cache/peers-build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 say "building etcd, etcdctl, etcdutl and loadgen (once; kept in $out)"
 started=$SECONDS
-(cd tests/peers && CGO_ENABLED=0 "$go" build -trimpath -o "$work/" ./etcd ./loadgen ./descriptors) >&2
+(cd tests/peers && CGO_ENABLED=0 "$go" build -trimpath -o "$work/" ./etcd ./loadgen ./descriptors ./killat) >&2
 ln -s etcd "$work/etcdctl"
 ln -s etcd "$work/etcdutl"
 # Two builds at once are harmless: the first to rename wins, the other's folder is the same.

@@ -124,9 +124,21 @@ impl Ctl {
                 let lines = text.lines().filter(|line| !line.starts_with("\"RaftTerm\""));
                 lines.collect::<Vec<_>>().join("\n")
             }
+            // Columns are as wide as ids and addresses were.
+            "table" => text.split(' ').filter(|w| !w.is_empty()).map(without_runs).collect::<Vec<_>>().join(" "),
             _ => text,
         }
     }
+}
+
+/// Text without repetitions of a table's lines.
+fn without_runs(text: &str) -> String {
+    let mut out = String::new();
+    out.extend(text.chars().scan(' ', |last, c| Some((std::mem::replace(last, c), c))).filter_map(|(last, c)| {
+        let repeated = c == '─' && last == '─';
+        (!repeated).then_some(c)
+    }));
+    out
 }
 
 /// A running `etcdctl`.
@@ -218,6 +230,10 @@ pub fn without_numbers(text: &str) -> String {
             out.push(c);
         }
     }
-    let units = ["# kB", "# MB", "# B", "#.# kB", "#.# MB", "#.#ms", "#µs", "#.#µs", "#ms"];
-    units.iter().fold(out, |text, unit| text.replace(unit, "#"))
+    // `#.# GB`, `-#%` and `#` differ only by how large the number is.
+    let mut out = out.replace("#.#", "#").replace("-#", "#").replace("#.#", "#");
+    for unit in [" kB", " MB", " GB", " B", "ms", "µs", "s"] {
+        out = out.replace(&format!("#{unit}"), "#");
+    }
+    out
 }

@@ -65,6 +65,11 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// A folder that outlives the server; without it the server has a temporary one.
     pub data_dir: Option<PathBuf>,
+    /// Where it listens, for clients and for peers; without it the OS chooses. A member that has not finished its first
+    /// start must keep its peer URL, from which its id is made.
+    pub addresses: Option<(SocketAddr, SocketAddr)>,
+    /// A program that runs the server: its name and arguments, before the server's own.
+    pub under: Vec<String>,
 }
 
 /// A running server.
@@ -91,7 +96,7 @@ impl Server {
         for _ in 0..3 {
             match Self::start_once(kind, options) {
                 Ok(server) => return Ok(server),
-                Err(e) if format!("{e:#}").contains("address already in use") => last = Some(e),
+                Err(e) if format!("{e:#}").to_lowercase().contains("address already in use") => last = Some(e),
                 Err(e) => return Err(e),
             }
         }
@@ -99,7 +104,7 @@ impl Server {
     }
 
     fn start_once(kind: Kind, options: &Options) -> Result<Self> {
-        let (client, peer) = free_ports()?;
+        let (client, peer) = options.addresses.map_or_else(free_ports, Ok)?;
         let (data_dir, folder) = match &options.data_dir {
             Some(dir) => (dir.clone(), None),
             None => {
@@ -107,7 +112,15 @@ impl Server {
                 (folder.path().join("data"), Some(folder))
             }
         };
-        let mut command = Command::new(kind.program()?);
+        let program = kind.program()?;
+        let mut command = match options.under.split_first() {
+            None => Command::new(program),
+            Some((under, args)) => {
+                let mut command = Command::new(under);
+                command.args(args).arg(program);
+                command
+            }
+        };
         command.args(basic_flags(&data_dir, client, peer)).args(&options.flags);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETCD_")) {
             command.env_remove(name);
@@ -179,6 +192,41 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// How a program ended that was expected to end by itself.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs a command to its end, which must come within the bound for a stop.
+///
+/// # Errors
+/// If it does not end in time; it is killed then.
+pub fn run_to_end(mut command: Command) -> Result<Ended> {
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETCD_")) {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
+    let stdout = read_all(child.stdout.take().expect("piped"));
+    let stderr = read_all(child.stderr.take().expect("piped"));
+    let status = wait_for_end(&mut child, STOP_TIMEOUT);
+    let text = |reader: thread::JoinHandle<String>| reader.join().expect("a reader does not panic");
+    let (stdout, stderr) = (text(stdout), text(stderr));
+    let status = status.with_context(|| format!("{command:?}\n{stderr}"))?;
+    Ok(Ended { status, stdout, stderr })
+}
+
+fn read_all(mut from: impl std::io::Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = from.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 /// Waits for a child's end without a loop of naps: a thread of its own may block on the pid.

@@ -45,3 +45,14 @@ async fn every_planted_mutation_is_found() -> Result<()> {
     }
     Ok(())
 }
+
+/// What this project claims. `make verify` runs ten times as many.
+#[tokio::test]
+async fn conclave_equals_etcd() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock();
+    let (etcd, conclave) = (start(Kind::Etcd)?, start(Kind::Conclave)?);
+    let config = Config { urls: [etcd.url(), conclave.url()], seed: seed(), ops: 10_000, mutation: None };
+    let summary = run(&config).await?;
+    println!("{} operations, {} kinds, {:.0} s", config.ops, summary.counts.len(), summary.seconds);
+    Ok(())
+}

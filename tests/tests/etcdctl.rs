@@ -243,3 +243,8 @@ async fn whole(second: Kind) -> Result<()> {
 async fn etcd_and_etcd_print_the_same() -> Result<()> {
     whole(Kind::Etcd).await
 }
+
+#[tokio::test]
+async fn etcdctl_cannot_tell_conclave_from_etcd() -> Result<()> {
+    whole(Kind::Conclave).await
+}

@@ -3,7 +3,7 @@
 //! One of the two is the real etcd, so that what it answers *is* the specification: nothing here knows what is right.
 //! Put, DeleteRange, Txn (nested), Range, RangeStream, Compact, Watch, Lease and HashKV, valid and invalid, over at most
 //! 200 distinct keys, so that they collide. What may differ is set to zero before the comparison: member and cluster
-//! ids, terms, and the remaining time of a lease.
+//! ids, terms, and the remaining time of a lease; and the order of keys that a sort holds for equal ([`ties`]).
 //!
 //! *Invariants.*
 //! - One request is under way at a time, and watchers are settled before anything whose outcome would depend on how far
@@ -23,6 +23,7 @@ mod keys;
 mod mutation;
 mod run;
 mod script;
+mod ties;
 mod txn;
 mod watch;
 

@@ -164,6 +164,7 @@ pub async fn run(config: &Config) -> Result<Summary> {
     let mut streams = Streams::default();
     for n in 0..config.ops {
         (script.revision, script.compacted) = (pair.revision, pair.compacted);
+        script.compactions.insert(pair.compacted);
         let op = script.next(&streams.watchers());
         if let Err(error) = step(&mut pair, &mut streams, &op).await {
             let last = pair.history.iter().map(String::as_str).collect::<Vec<_>>().join("\n  ");

@@ -1,7 +1,13 @@
 //! Draws operations from a seed and from what the replies so far taught.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
-use conclave_proto::etcdserverpb::{self as pb, watch_create_request::FilterType};
+use conclave_proto::etcdserverpb::{
+    self as pb,
+    range_request::{SortOrder, SortTarget},
+    watch_create_request::FilterType,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -77,6 +83,8 @@ pub(super) struct Script {
     pub(super) revision: i64,
     /// The last compaction that was accepted.
     pub(super) compacted: i64,
+    /// All compactions that were accepted.
+    pub(super) compactions: BTreeSet<i64>,
     /// Expiries take seconds of wall time each, so there are few.
     expiries: u32,
 }
@@ -84,7 +92,7 @@ pub(super) struct Script {
 impl Script {
     pub(super) fn new(seed: u64) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(seed);
-        Self { rng, keys: Keys::new(), revision: 1, compacted: -1, expiries: 2 }
+        Self { rng, keys: Keys::new(), revision: 1, compacted: -1, compactions: BTreeSet::new(), expiries: 2 }
     }
 
     /// The next operation. `watchers` tells how many watchers each open stream has.
@@ -96,12 +104,12 @@ impl Script {
             5300..6000 => Op::DeleteRange(self.delete_range()),
             6000..8300 => Op::Txn(self.txn()),
             8300..8370 => Op::Compact(self.compact()),
-            8370..8450 => Op::HashKv(pb::HashKvRequest { revision: self.read_revision() }),
+            8370..8450 => Op::HashKv(self.hash_kv()),
             8450..9350 => self.lease(),
-            9350..9980 => Op::Watch(self.watch(watchers)),
-            9980..9990 => Op::BadClientVersion(self.put()),
-            9990..9994 => Op::Put(self.huge(MAX_REQUEST + 1000)),
-            9994..9997 => Op::Put(self.huge(MAX_REQUEST + OVERHEAD + 1000)),
+            9350..9960 => Op::Watch(self.watch(watchers)),
+            9960..9972 => Op::BadClientVersion(self.put()),
+            9972..9982 => Op::Put(self.huge(MAX_REQUEST + 1000)),
+            9982..9992 => Op::Put(self.huge(MAX_REQUEST + OVERHEAD + 1000)),
             _ => Op::Put(self.huge(MAX_REQUEST - 1000)),
         }
     }
@@ -110,6 +118,9 @@ impl Script {
         let key = self.keys.key_or_empty(&mut self.rng);
         let range_end = self.keys.range_end(&mut self.rng, &key);
         let mut r = pb::RangeRequest { key, range_end, revision: self.read_revision(), ..Default::default() };
+        if self.rng.random_bool(0.01) {
+            (r.key, r.range_end) = (Bytes::from_static(b"\0"), Bytes::from_static(b"\0"));
+        }
         let rng = &mut self.rng;
         if rng.random_bool(0.3) {
             r.limit = [1, 2, 3, 10, 50, 1000, -1][rng.random_range(0..7)];
@@ -140,9 +151,14 @@ impl Script {
         r
     }
 
-    /// Mostly without the options that a stream refuses.
+    /// Mostly without the options that a stream refuses. A sort target without an order is not refused by etcd, but each
+    /// chunk is sorted for itself and the next one starts behind the last key *of that order*, so that keys come twice or
+    /// never: that is not asked for.
     fn stream_range(&mut self) -> pb::RangeRequest {
-        let r = self.range();
+        let mut r = self.range();
+        if r.sort_order() == SortOrder::None {
+            r.sort_target = SortTarget::Key.into();
+        }
         if self.rng.random_bool(0.2) {
             return r;
         }
@@ -211,6 +227,13 @@ impl Script {
             range_end = Bytes::new();
         }
         pb::DeleteRangeRequest { key, range_end, prev_kv: self.rng.random_bool(0.4) }
+    }
+
+    /// Not at the revision of a compaction: once the background part of a compaction is done, etcd answers there with a
+    /// hash that it took meanwhile, so its answer is a matter of timing.
+    fn hash_kv(&mut self) -> pb::HashKvRequest {
+        let revision = self.read_revision();
+        pb::HashKvRequest { revision: if self.compactions.contains(&revision) { 0 } else { revision } }
     }
 
     fn compact(&mut self) -> pb::CompactionRequest {

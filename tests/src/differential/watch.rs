@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use super::{
     call::{Reply, neutral},
     run::{Difference, Pair},
-    script::{Op, STREAMS, WatchOp},
+    script::{Op, STREAMS, WATCHERS, WatchOp},
 };
 use crate::client::{Client, WatchResponses, in_time};
 
@@ -379,6 +379,11 @@ impl Streams {
     async fn unanswered_progress(&mut self, pair: &mut Pair, n: usize) -> Result<()> {
         let revision = pair.revision;
         let stream = self.stream(pair, n).await?;
+        if !stream.live.is_empty() && stream.live.len() < WATCHERS {
+            let key = Bytes::from_static(b"k/001");
+            let later = pb::WatchCreateRequest { key, start_revision: revision + 50, ..Default::default() };
+            stream.create(pair, later).await?;
+        }
         let future = stream.live.values().any(|r| r.start_revision > revision + 1);
         if stream.live.is_empty() || future {
             pair.coverage.count(if future { "watch.progress_future" } else { "watch.progress_empty" });
