@@ -76,7 +76,7 @@ pub enum Key<'a> {
     },
     /// A deleted user key.
     Gone(&'a [u8]),
-    /// First key of a piece of the count index; empty for the first piece.
+    /// Where a piece of the count index ends (`mvcc` says how).
     Count(&'a [u8]),
     Lease(LeaseId),
     LeaseKey {

@@ -23,6 +23,7 @@ use std::{collections::BinaryHeap, ops::ControlFlow};
 
 use super::{
     Position, Published,
+    combine::combine,
     feed::walk,
     past::Vanished,
     query::KeyRange,
@@ -144,7 +145,7 @@ fn append_versions(
         })?;
         let full = smallest.len() == pass;
         for (place, crc, len) in smallest.into_sorted_vec() {
-            hash = crc32c::crc32c_combine(hash, crc, len as usize);
+            hash = combine(hash, crc, len);
             done = place;
         }
         if !full {

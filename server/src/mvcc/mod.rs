@@ -11,7 +11,7 @@
 //! | `log` | revision, sub → the change, and what it replaced | the feed, and undoing changes for reads of the past |
 //! | `idx` | user key, revision and sub of the change that superseded a version → nothing | finding that change |
 //! | `gone` | user key → when it was deleted | lists of the past |
-//! | `count` | smallest key of a piece → keys in it | counting |
+//! | `count` | end of a piece → keys in it | counting |
 //!
 //! # Invariants
 //!
@@ -60,6 +60,8 @@ mod range;
 mod change;
 mod compact;
 mod feed;
+
+mod combine;
 mod hash;
 
 #[cfg(test)]
