@@ -66,8 +66,9 @@ pub fn hash_published(published: &Published, revision: Revision) -> Result<(Hash
         let view = published.load_full();
         let hash = hash_kv(&view.view, view.position, revision);
         if published.load().position.compacted == view.position.compacted {
-            if revision >= view.position.compacted && hash == Err(Error::Compacted) {
-                super::lost_history(view.position, revision);
+            let wanted = if revision.0 == 0 { view.position.revision } else { revision };
+            if wanted >= view.position.compacted && hash == Err(Error::Compacted) {
+                super::lost_history(view.position, wanted);
             }
             return hash.map(|hash| (hash, view.position.revision));
         }

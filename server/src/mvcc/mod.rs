@@ -75,7 +75,7 @@ pub use query::{KeyRange, Query, Sort, SortTarget, Summary, Version, VersionRef}
 pub use range::{get, piece, range};
 
 use crate::{
-    engine::View,
+    engine::{View, fatal},
     error::Error,
     types::{LogIndex, Revision},
 };
@@ -124,11 +124,13 @@ pub fn read_past<T>(
 /// History that is not compacted is not there.
 #[cold]
 fn lost_history(at: Position, revision: Revision) -> ! {
-    panic!(
-        "the store of this member is corrupt: revision {revision} cannot be read, though only what is below {} is compacted \
-         (current revision {})",
-        at.compacted, at.revision
-    );
+    fatal(
+        &format!("revision {revision} cannot be read"),
+        format_args!(
+            "changes are missing, though at revision {} only what is below {} is compacted",
+            at.revision, at.compacted
+        ),
+    )
 }
 
 impl From<past::Vanished> for Error {

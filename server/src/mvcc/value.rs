@@ -9,7 +9,10 @@ use bytes::Bytes;
 use conclave_proto::mvccpb::KeyValue;
 
 use super::Kind;
-use crate::types::{LeaseId, Revision, Sub};
+use crate::{
+    engine::fatal,
+    types::{LeaseId, Revision, Sub},
+};
 
 /// The only layout so far.
 const V1: u8 = 1;
@@ -286,11 +289,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Stops this member: what it holds is not what it wrote, and whatever it would answer or build on it could be wrong.
+/// Stops this member: what it holds is not what it wrote.
 #[cold]
 pub(super) fn corrupt(what: &str, bytes: &[u8]) -> ! {
     let shown = &bytes[..bytes.len().min(64)];
-    panic!("the store of this member is corrupt: a {what} does not decode: {shown:02x?}");
+    fatal(&format!("a {what} does not decode"), format_args!("{} bytes, {shown:02x?}", bytes.len()))
 }
 
 #[cfg(test)]

@@ -59,6 +59,13 @@ impl Model {
         self.revision += 1;
     }
 
+    /// Nothing above `revision` has happened. Compactions were durable, and stay.
+    pub(super) fn roll_back(&mut self, revision: i64) {
+        self.events.retain(|event| event.revision <= revision);
+        self.bucket.retain(|place, _| place.0 <= revision);
+        self.revision = revision;
+    }
+
     pub(super) fn compact(&mut self, revision: i64) {
         self.compacted = revision;
         let kept: BTreeSet<(i64, u32)> = self

@@ -9,9 +9,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::model::{Answer, Model};
 use crate::{
-    engine::{Batch, Engine, Family, Read},
+    engine::{Batch, Engine, Family, Key, Read},
     mvcc::{
-        Change, Changes, KeyRange, Kind, Position, Query, Sort, SortTarget, VersionRef, compact, feed,
+        Change, Changes, KeyRange, Kind, Position, Query, Sort, SortTarget, VersionRef, compact, count::count, feed,
         hash::hash_in_passes, range,
     },
     types::{LeaseId, Revision, Sub},
@@ -79,6 +79,40 @@ impl World {
         self.model.compact(revision);
         self.engine.flush();
         self.engine.drop_history(Revision(revision));
+        if self.rng.random_bool(0.3) {
+            self.engine.rewrite_history(Revision(revision));
+        }
+    }
+
+    /// Everything that can be asked is asked, of every revision that may be read.
+    pub(super) fn check(&mut self) {
+        let oldest = self.at.compacted.0.max(1);
+        for revision in oldest..=self.at.revision.0 {
+            self.check_feed(revision);
+            self.check_hash(revision);
+            for _ in 0..3 {
+                let query = self.query(revision..revision + 1);
+                self.check_range(&query);
+            }
+        }
+        let query = self.query(-1..1);
+        self.check_range(&query);
+        let range = self.key_range();
+        let expected = self.model.list(&range, self.at.revision.0).len() as u64;
+        assert_eq!(count(&self.engine.view(), &range), expected);
+    }
+
+    /// Goes on with what a crash has left: the revisions up to some one.
+    pub(super) fn crashed(&mut self, engine: Engine) {
+        let last = engine.view().last_at_or_below(Family::Log, &[0xff; 12]);
+        let revision = last.map_or(Revision::FIRST, |(key, _)| match Key::decode(Family::Log, &key) {
+            Ok(Key::Log { revision, .. }) => revision,
+            other => panic!("{other:?}"),
+        });
+        assert!(revision >= self.at.compacted && revision <= self.at.revision);
+        self.engine = engine;
+        self.at.revision = revision;
+        self.model.roll_back(revision.0);
     }
 
     /// Makes one revision, unless nothing changed, and compares what the changes say with the model.
