@@ -7,14 +7,7 @@ use conclave_proto::{
 };
 
 use super::{Api, frame, range, status::Status};
-use crate::{
-    error::Error,
-    mvcc::{self, Published, ReadView},
-    node::Answer,
-    state,
-    state::Reply,
-    types::Revision,
-};
+use crate::{mvcc::ReadView, node::Answer, state, state::Reply};
 
 /// Sets the header of a reply that came from apply, which knows the revision and nothing of this member.
 macro_rules! answered {
@@ -64,39 +57,19 @@ async fn read_only(api: &Api, request: pb::TxnRequest) -> Result<Bytes, Status> 
     let view =
         if state::is_serializable(&request) { api.handle.read_view() } else { api.handle.linearizable().await? };
     let term = api.handle.status().term;
-    // History must outlast the read of the oldest revision; then it has outlasted the others.
-    let read = move |published: &Published, view: &ReadView, request: &pb::TxnRequest| {
-        let oldest = oldest(view, request)?;
-        mvcc::read_past(published, view, oldest, |view| state::read_txn(view, request))
-    };
     let mut response = if is_short(&request, &view) {
-        read(api.handle.published(), &view, &request)?
+        state::read_txn(api.handle.published(), &view, &request)?
     } else {
         let (published, view) = (api.handle.published().clone(), view.clone());
-        api.readers.run(move || read(&published, &view, &request)).await??
+        api.readers.run(move || state::read_txn(&published, &view, &request)).await??
     };
     response.header = Some(api.header(view.position.revision, term));
     Ok(frame::encode(&response))
 }
 
-/// The oldest past revision that the branch to be taken reads at; 0 if none. The other branch may ask for what is gone.
-fn oldest(view: &ReadView, request: &pb::TxnRequest) -> Result<Revision, Error> {
-    let mut all = ranges(&request.success).chain(ranges(&request.failure));
-    if all.all(|range| range.revision == 0) {
-        return Ok(Revision(0));
-    }
-    let compares = pb::TxnRequest { compare: request.compare.clone(), ..Default::default() };
-    let branch = if state::read_txn(view, &compares)?.succeeded { &request.success } else { &request.failure };
-    // A negative revision is refused by the compacted one alone, whatever became of history.
-    if ranges(branch).any(|range| range.revision < 0 && range.revision < view.position.compacted.0) {
-        return Err(Error::Compacted);
-    }
-    Ok(Revision(ranges(branch).map(|range| range.revision).filter(|revision| *revision > 0).min().unwrap_or(0)))
-}
-
-/// The ranges of a branch; a read-only txn holds nothing else.
-fn ranges(branch: &[pb::RequestOp]) -> impl Iterator<Item = &pb::RangeRequest> {
-    branch.iter().filter_map(|op| match &op.request {
+/// The ranges of both branches; a read-only txn holds nothing else.
+fn ranges(request: &pb::TxnRequest) -> impl Iterator<Item = &pb::RangeRequest> {
+    request.success.iter().chain(&request.failure).filter_map(|op| match &op.request {
         Some(pb::request_op::Request::RequestRange(range)) => Some(range),
         _ => None,
     })
@@ -105,10 +78,7 @@ fn ranges(branch: &[pb::RequestOp]) -> impl Iterator<Item = &pb::RangeRequest> {
 fn is_short(request: &pb::TxnRequest, view: &ReadView) -> bool {
     // A compare over a range looks at every key in it.
     request.compare.iter().all(|compare| compare.range_end.is_empty())
-        && [&request.success, &request.failure]
-            .into_iter()
-            .flat_map(|branch| ranges(branch))
-            .all(|range| state::query(range).is_ok_and(|query| range::is_short(&query, view)))
+        && ranges(request).all(|range| state::query(range).is_ok_and(|query| range::is_short(&query, view)))
 }
 
 /// etcd answers a `physical` compaction when the space is free. Here the compaction is complete, for every reader and

@@ -18,7 +18,8 @@ use super::{
 use crate::{
     engine::Read,
     error::Error,
-    mvcc::{Position, ReadView},
+    mvcc::{self, Position, Published, ReadView},
+    types::Revision,
 };
 
 /// A txn whose every op is a Range never goes through the log; it is answered from a view. A nested txn counts as a
@@ -34,20 +35,27 @@ pub fn is_serializable(r: &pb::TxnRequest) -> bool {
     r.success.iter().chain(&r.failure).all(|op| matches!(&op.request, Some(Request::RequestRange(r)) if r.serializable))
 }
 
-/// Answers a txn that [`is_read_only`].
-pub fn read_txn(view: &ReadView, r: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
+/// Answers a txn that [`is_read_only`]. What its other branch would read is neither refused nor lost to a compaction.
+pub fn read_txn(published: &Published, view: &ReadView, r: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
     let path = compare::path(&view.view, view.position, r);
     check(&view.view, view.position, r, &path)?;
     let succeeded = path[0];
-    let mut responses = Vec::with_capacity(branch(r, succeeded).len());
-    for op in branch(r, succeeded) {
-        let Some(Request::RequestRange(range)) = &op.request else {
-            unreachable!("the caller has asked whether the txn only reads");
-        };
-        let reply = range_reply(&view.view, view.position, &query(range)?)?;
-        responses.push(pb::ResponseOp { response: Some(Response::ResponseRange(reply)) });
-    }
-    Ok(pb::TxnResponse { header: header(view.position.revision), succeeded, responses })
+    let ranges = || {
+        branch(r, succeeded).iter().map(|op| match &op.request {
+            Some(Request::RequestRange(range)) => range,
+            _ => unreachable!("the caller has asked whether the txn only reads"),
+        })
+    };
+    // History must outlast the read of the oldest revision; then it has outlasted the others.
+    let oldest = ranges().map(|range| range.revision).filter(|revision| *revision > 0).min();
+    mvcc::read_past(published, view, Revision(oldest.unwrap_or(0)), |view| {
+        let replies = ranges().map(|range| {
+            let reply = range_reply(&view.view, view.position, &query(range)?)?;
+            Ok(pb::ResponseOp { response: Some(Response::ResponseRange(reply)) })
+        });
+        let responses = replies.collect::<Result<Vec<_>, Error>>()?;
+        Ok(pb::TxnResponse { header: header(view.position.revision), succeeded, responses })
+    })
 }
 
 pub(super) fn apply(work: &mut Work<'_>, r: &pb::TxnRequest) -> Result<pb::TxnResponse, Error> {

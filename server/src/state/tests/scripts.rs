@@ -1,7 +1,8 @@
 //! Runs `testscripts/*`: one entry a line, then what was answered and what watchers are told.
 
-use std::{error::Error, fmt::Write as _, path::Path};
+use std::{error::Error, fmt::Write as _, path::Path, sync::Arc};
 
+use arc_swap::ArcSwap;
 use conclave_proto::{etcdserverpb as pb, etcdserverpb::response_op::Response, mvccpb::KeyValue};
 use goldenscript::{Argument, Command, Context};
 
@@ -73,7 +74,9 @@ impl Runner {
         if !is_read_only(&txn) {
             return Ok("not read-only\n".into());
         }
-        Ok(match check_txn(&txn, 128).and_then(|()| read_txn(&self.0.view(), &txn)) {
+        let view = self.0.view();
+        let published = Arc::new(ArcSwap::from(Arc::clone(&view)));
+        Ok(match check_txn(&txn, 128).and_then(|()| read_txn(&published, &view, &txn)) {
             Ok(reply) => show_txn(&reply, 0),
             Err(error) => format!("{error}\n"),
         })
