@@ -30,6 +30,9 @@ where
     let pinned = view.position.revision;
     let header = api.header(pinned, api.handle.status().term);
     let mut chunk = Chunk { query: state::query(&request)?, header, sent: 0, left: None };
+    // A target without an order passes the checks. etcd sorts each chunk by it and goes on behind the chunk's last key in
+    // that order, and so repeats keys and loses others; here it means nothing.
+    chunk.query.sort = None;
     if chunk.query.limit > 0 {
         chunk.left = Some(chunk.query.limit);
     }

@@ -153,10 +153,11 @@ impl Rocks {
             Family::ALL.into_iter().filter_map(|family| of(family).ok().flatten()).sum()
         };
         let memtables = sum("rocksdb.cur-size-all-mem-tables");
-        let on_disk = sum("rocksdb.total-sst-files-size");
+        let files = sum("rocksdb.total-sst-files-size");
         // RocksDB's estimate can exceed the files for a moment.
-        let live = sum("rocksdb.estimate-live-data-size").min(on_disk);
-        Size { on_disk, in_use: live + memtables }
+        let live = sum("rocksdb.estimate-live-data-size").min(files);
+        // What is in memtables counts as both: the part in use is never more than the whole.
+        Size { on_disk: files + memtables, in_use: live + memtables }
     }
 }
 

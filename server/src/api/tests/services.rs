@@ -283,6 +283,31 @@ fn transactions() {
     });
 }
 
+/// Found by the differential test: the branch that was not taken was refused, and a negative revision beside one that can
+/// be read was taken for a damaged store.
+#[test]
+fn a_read_only_txn_is_judged_by_the_branch_it_takes() {
+    on_a_member(|client| async move {
+        client.put("a", "1").await;
+        client.put("a", "2").await;
+        client.put("a", "3").await;
+        let compact = pb::CompactionRequest { revision: 3, physical: true };
+        client.unary::<pb::CompactionResponse>("/etcdserverpb.KV/Compact", &compact).await.unwrap();
+        let at = |revision| pb::RequestOp {
+            request: Some(request_op::Request::RequestRange(pb::RangeRequest { revision, ..key("a") })),
+        };
+        let path = "/etcdserverpb.KV/Txn";
+        let other = pb::TxnRequest { success: vec![at(3)], failure: vec![at(2)], ..Default::default() };
+        let answered: pb::TxnResponse = client.unary(path, &other).await.unwrap();
+        assert!(answered.succeeded && answered.responses.len() == 1);
+        for revision in [2, -1] {
+            let refused = pb::TxnRequest { success: vec![at(3), at(revision)], ..Default::default() };
+            let refused = client.unary::<pb::TxnResponse>(path, &refused).await.unwrap_err();
+            assert_eq!(refused, "etcdserver: mvcc: required revision has been compacted");
+        }
+    });
+}
+
 #[test]
 fn a_retry_with_the_same_key_writes_once() {
     on_a_member(|client| async move {
@@ -330,6 +355,15 @@ fn a_range_in_chunks_is_the_range() {
             assert_eq!(merged, whole, "limit {limit} revision {revision}");
             assert!(chunks > 1 || merged.kvs.len() <= 10, "{chunks} chunks");
         }
+        // A target without an order is no order.
+        let whole = client.range(&all()).await.unwrap();
+        let mut replies =
+            client.call("/etcdserverpb.KV/RangeStream", &pb::RangeRequest { sort_target: 4, ..all() }, &[]).await;
+        let mut kvs = Vec::new();
+        while let Some(chunk) = replies.next::<pb::RangeStreamResponse>().await {
+            kvs.extend(chunk.range_response.unwrap().kvs);
+        }
+        assert_eq!(kvs, whole.kvs);
         let sorted = pb::RangeRequest { sort_order: 2, ..all() };
         let mut replies = client.call("/etcdserverpb.KV/RangeStream", &sorted, &[]).await;
         let expected = ("12".to_owned(), "RangeStream does not support custom sort orders".to_owned());
@@ -456,6 +490,7 @@ fn status_and_members() {
         assert_eq!((status.leader, header.revision), (header.member_id, 2));
         assert!(status.raft_applied_index > 0 && status.raft_index >= status.raft_applied_index);
         assert!(status.errors.is_empty());
+        assert!(0 < status.db_size_in_use && status.db_size_in_use <= status.db_size, "{status:?}");
         let list: pb::MemberListResponse = client
             .unary("/etcdserverpb.Cluster/MemberList", &pb::MemberListRequest { linearizable: true })
             .await
