@@ -230,8 +230,8 @@ pub fn without_numbers(text: &str) -> String {
             out.push(c);
         }
     }
-    // `#.# GB`, `-#%` and `#` differ only by how large the number is.
-    let mut out = out.replace("#.#", "#").replace("-#", "#").replace("#.#", "#");
+    // `#.# GB` and `#` differ only by how large the number is; its sign is no matter of size.
+    let mut out = out.replace("#.#", "#").replace("#.#", "#");
     for unit in [" kB", " MB", " GB", " B", "ms", "µs", "s"] {
         out = out.replace(&format!("#{unit}"), "#");
     }

@@ -20,12 +20,22 @@ fn seed() -> u64 {
     std::env::var("CONCLAVE_SEED").map_or(1, |seed| seed.parse().expect("CONCLAVE_SEED is a number"))
 }
 
+/// The promise: what etcd answers, Conclave answers. 100,000 operations of a fresh script are `make verify`.
+#[tokio::test]
+async fn conclave_equals_etcd() -> Result<()> {
+    let _alone = ONE_AT_A_TIME.lock();
+    let (a, b) = (start(Kind::Etcd)?, start(Kind::Conclave)?);
+    run(&Config { urls: [a.url(), b.url()], seed: seed(), ops: 10_000, mutation: None }).await?;
+    Ok(())
+}
+
 /// The oracle agrees with itself: what the harness calls a difference is one.
 #[tokio::test]
+#[ignore = "long: the oracle against itself, to judge the test"]
 async fn etcd_equals_etcd() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock();
     let (a, b) = (start(Kind::Etcd)?, start(Kind::Etcd)?);
-    run(&Config { urls: [a.url(), b.url()], seed: seed(), ops: 3_000, mutation: None }).await?;
+    run(&Config { urls: [a.url(), b.url()], seed: seed(), ops: 10_000, mutation: None }).await?;
     Ok(())
 }
 
@@ -43,16 +53,5 @@ async fn every_planted_mutation_is_found() -> Result<()> {
             Ok(_) => bail!("{mutation:?} was not found"),
         }
     }
-    Ok(())
-}
-
-/// What this project claims. `make verify` runs ten times as many.
-#[tokio::test]
-async fn conclave_equals_etcd() -> Result<()> {
-    let _alone = ONE_AT_A_TIME.lock();
-    let (etcd, conclave) = (start(Kind::Etcd)?, start(Kind::Conclave)?);
-    let config = Config { urls: [etcd.url(), conclave.url()], seed: seed(), ops: 10_000, mutation: None };
-    let summary = run(&config).await?;
-    println!("{} operations, {} kinds, {:.0} s", config.ops, summary.counts.len(), summary.seconds);
     Ok(())
 }

@@ -3,7 +3,7 @@
 use conclave_proto::etcdserverpb as pb;
 use tonic::{Request, Response, Status, metadata::AsciiMetadataValue};
 
-use super::{script::Op, ties};
+use super::script::Op;
 use crate::client::Client;
 
 /// Not one of the script's lease ids.
@@ -81,23 +81,11 @@ macro_rules! reply {
 
 pub(super) async fn call(client: &mut Client, op: &Op) -> Reply {
     match op.clone() {
-        Op::Range(r) => {
-            let mut reply = reply!(Range, client.kv.range(r.clone()));
-            if let Reply::Range(response) = &mut reply {
-                ties::settle_range(&r, response);
-            }
-            reply
-        }
+        Op::Range(r) => reply!(Range, client.kv.range(r)),
         Op::RangeStream(r) => range_stream(client, r).await,
         Op::Put(r) => reply!(Put, client.kv.put(r)),
         Op::DeleteRange(r) => reply!(DeleteRange, client.kv.delete_range(r)),
-        Op::Txn(r) => {
-            let mut reply = reply!(Txn, client.kv.txn(r.clone()));
-            if let Reply::Txn(response) = &mut reply {
-                ties::settle_txn(&r, response);
-            }
-            reply
-        }
+        Op::Txn(r) => reply!(Txn, client.kv.txn(r)),
         Op::Compact(r) => reply!(Compact, client.kv.compact(r)),
         Op::HashKv(r) => reply!(HashKv, client.maintenance.hash_kv(r)),
         Op::LeaseGrant(r) => reply!(LeaseGrant, client.lease.lease_grant(r)),

@@ -123,7 +123,7 @@ fn in_reply(mutation: Mutation, reply: &mut Reply) -> Option<()> {
         (Mutation::HeaderRevision, Reply::Put(r)) => r.header.as_mut()?.revision -= 1,
         (Mutation::HeaderMember, Reply::Put(r)) => r.header.as_mut()?.member_id = 0,
         (Mutation::LostKey, Reply::Range(r)) => drop(r.kvs.pop()?),
-        (Mutation::SwappedKeys, Reply::Range(r)) if r.kvs.len() > 1 => r.kvs.swap(0, 1),
+        (Mutation::SwappedKeys, Reply::Range(r)) if r.kvs.len() > 1 && unlike(&r.kvs[0], &r.kvs[1]) => r.kvs.swap(0, 1),
         (Mutation::WrongValue, Reply::Range(r)) => r.kvs.first_mut()?.value = Bytes::from_static(b"wrong"),
         (Mutation::WrongVersion, Reply::Range(r)) => r.kvs.first_mut()?.version += 1,
         (Mutation::WrongLease, Reply::Range(r)) => r.kvs.first_mut()?.lease += 1,
@@ -143,6 +143,14 @@ fn in_reply(mutation: Mutation, reply: &mut Reply) -> Option<()> {
         _ => return None,
     }
     Some(())
+}
+
+/// Differing in all that a range can be sorted by, so that their order is never a matter of chance.
+fn unlike(a: &mvccpb::KeyValue, b: &mvccpb::KeyValue) -> bool {
+    a.version != b.version
+        && a.create_revision != b.create_revision
+        && a.mod_revision != b.mod_revision
+        && a.value != b.value
 }
 
 fn nested_header(txn: &mut pb::TxnResponse) -> Option<&mut pb::ResponseHeader> {

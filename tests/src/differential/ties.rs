@@ -1,11 +1,9 @@
-//! Order among keys that a sort holds for equal.
+//! The one order that etcd leaves to chance: keys that are equal in what a range is sorted by.
 //!
-//! etcd sorts with an algorithm that is not stable, so keys of one version, value or revision come in any order, and a
-//! limit that cuts through such a group keeps any of them. Both servers' replies are brought into one form: each run of
-//! equals is put into key order, and of a group that a limit cut only the number is kept. The order between groups is
-//! left as it came, and so compared.
+//! etcd 3.7.1 sorts by Go's `sort.Sort`, which keeps the order of equal elements up to twelve of them and shuffles them
+//! beyond. Conclave keeps them ordered by key. Here both are brought into the order of keys; and where a limit cuts
+//! through equal keys, which of them are left is forgotten, but not how many they are and what they are sorted by.
 
-use bytes::Bytes;
 use conclave_proto::{
     etcdserverpb::{
         self as pb,
@@ -16,42 +14,66 @@ use conclave_proto::{
     mvccpb::KeyValue,
 };
 
-pub(super) fn settle_range(request: &pb::RangeRequest, response: &mut pb::RangeResponse) {
-    let target = request.sort_target();
-    let unsorted = target == SortTarget::Key;
-    if unsorted || response.kvs.is_empty() {
-        return;
+use super::{call::Reply, script::Op};
+
+/// Up to so many elements Go sorts by insertion, which is stable (`sort.Sort`, Go 1.19 and later).
+const STABLE: i64 = 12;
+
+/// The reply with equal keys in the order of keys.
+pub(super) fn ordered(op: &Op, reply: &Reply) -> Reply {
+    let mut reply = reply.clone();
+    match (op, &mut reply) {
+        (Op::Range(asked), Reply::Range(found)) => order(asked, found),
+        (Op::Txn(asked), Reply::Txn(done)) => order_txn(asked, done),
+        _ => {}
     }
-    for group in response.kvs.chunk_by_mut(|a, b| sorts_as(target, a) == sorts_as(target, b)) {
-        group.sort_by(|a, b| a.key.cmp(&b.key));
-    }
-    // Without an order the limit was applied before the sort, so nothing was cut by it.
-    if response.more && request.sort_order() != SortOrder::None {
-        let last = response.kvs.last().map(|kv| sorts_as(target, kv));
-        for kv in response.kvs.iter_mut().rev().take_while(|kv| Some(sorts_as(target, kv)) == last) {
-            *kv = KeyValue { key: Bytes::from_static(b"any of these"), ..KeyValue::default() };
-        }
-    }
+    reply
 }
 
-pub(super) fn settle_txn(request: &pb::TxnRequest, response: &mut pb::TxnResponse) {
-    let branch = if response.succeeded { &request.success } else { &request.failure };
-    for (op, done) in branch.iter().zip(&mut response.responses) {
-        match (&op.request, &mut done.response) {
-            (Some(Request::RequestRange(r)), Some(Response::ResponseRange(done))) => settle_range(r, done),
-            (Some(Request::RequestTxn(r)), Some(Response::ResponseTxn(done))) => settle_txn(r, done),
+fn order_txn(asked: &pb::TxnRequest, done: &mut pb::TxnResponse) {
+    let branch = if done.succeeded { &asked.success } else { &asked.failure };
+    for (asked, done) in branch.iter().zip(&mut done.responses) {
+        match (&asked.request, &mut done.response) {
+            (Some(Request::RequestRange(asked)), Some(Response::ResponseRange(found))) => order(asked, found),
+            (Some(Request::RequestTxn(asked)), Some(Response::ResponseTxn(done))) => order_txn(asked, done),
             _ => {}
         }
     }
 }
 
-/// What a sort compares.
-fn sorts_as(target: SortTarget, kv: &KeyValue) -> (i64, Bytes) {
+fn order(asked: &pb::RangeRequest, found: &mut pb::RangeResponse) {
+    let target = asked.sort_target();
+    // Filters are not part of the count, so it is at least what was sorted. Keys are never equal.
+    if target == SortTarget::Key || found.count <= STABLE {
+        return;
+    }
+    let equal = |a: &KeyValue, b: &KeyValue| match target {
+        SortTarget::Key => false,
+        SortTarget::Version => a.version == b.version,
+        SortTarget::Create => a.create_revision == b.create_revision,
+        SortTarget::Mod => a.mod_revision == b.mod_revision,
+        // Without values in the reply nothing tells which were equal.
+        SortTarget::Value => asked.keys_only || a.value == b.value,
+    };
+    // Without an order the limit is applied to keys in their own order, before they are sorted.
+    let cut = found.more && asked.sort_order() != SortOrder::None;
+    let mut runs = found.kvs.chunk_by_mut(equal).peekable();
+    while let Some(run) = runs.next() {
+        run.sort_by(|a, b| a.key.cmp(&b.key));
+        if cut && runs.peek().is_none() {
+            run.iter_mut().for_each(|kv| forget(kv, target));
+        }
+    }
+}
+
+/// Leaves what the keys were sorted by.
+fn forget(kv: &mut KeyValue, target: SortTarget) {
+    let KeyValue { create_revision, mod_revision, version, value, .. } = std::mem::take(kv);
     match target {
-        SortTarget::Key => (0, kv.key.clone()),
-        SortTarget::Version => (kv.version, Bytes::new()),
-        SortTarget::Create => (kv.create_revision, Bytes::new()),
-        SortTarget::Mod => (kv.mod_revision, Bytes::new()),
-        SortTarget::Value => (0, kv.value.clone()),
+        SortTarget::Key => {}
+        SortTarget::Version => kv.version = version,
+        SortTarget::Create => kv.create_revision = create_revision,
+        SortTarget::Mod => kv.mod_revision = mod_revision,
+        SortTarget::Value => kv.value = value,
     }
 }
