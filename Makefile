@@ -2,7 +2,7 @@
 # install), honours CARGO_TARGET_DIR, and may be run from anywhere with `make -C`.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test verify lint bench format
+.PHONY: help run build test verify sim lint bench scale format
 
 help: ## What can be done here
 	@echo 'Conclave: a coordination service that speaks the etcd v3 API.'
@@ -23,11 +23,17 @@ test: ## Everything that a newcomer should see pass (a few minutes)
 verify: ## The long proofs: lint, licences, simulation, crash points, 100,000 operations against etcd
 	@scripts/verify.sh
 
+sim: ## The simulator: SEED=17 replays one seed with its trace; without SEED, a hundred fresh ones
+	@scripts/sim.sh
+
 lint: ## Formatting, clippy without a warning, rules of the house
 	@scripts/lint.sh
 
 bench: ## One member against one etcd 3.7.1, interleaved; writes docs/benchmarks
 	@scripts/bench.sh
+
+scale: ## A million keys: memory, restart, and whether a compaction is felt (several minutes)
+	@scripts/scale.sh
 
 format: ## Format everything
 	@cargo fmt --all
