@@ -55,8 +55,10 @@ fn order(asked: &pb::RangeRequest, found: &mut pb::RangeResponse) {
         // Without values in the reply nothing tells which were equal.
         SortTarget::Value => asked.keys_only || a.value == b.value,
     };
-    // Without an order the limit is applied to keys in their own order, before they are sorted.
-    let cut = found.more && asked.sort_order() != SortOrder::None;
+    // Without an order and without a bound on revisions, the limit is applied to keys in their own order, before they are
+    // sorted.
+    let bounds = [asked.min_mod_revision, asked.max_mod_revision, asked.min_create_revision, asked.max_create_revision];
+    let cut = found.more && (asked.sort_order() != SortOrder::None || bounds != [0; 4]);
     let mut runs = found.kvs.chunk_by_mut(equal).peekable();
     while let Some(run) = runs.next() {
         run.sort_by(|a, b| a.key.cmp(&b.key));
