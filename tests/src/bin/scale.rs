@@ -200,13 +200,14 @@ async fn open_loop(client: &Client, plan: &Plan, rate: u64) -> Result<Stretch> {
 
 /// Until the folder is a third smaller than it was: what was overwritten was about half of it.
 async fn wait_for_space(folder: &Path, before: u64, asked: Instant) -> Result<Duration> {
+    let mut looks = tokio::time::interval(Duration::from_millis(200));
     loop {
+        looks.tick().await;
         let now = folder_mb(folder)?;
         if now * 3 <= before * 2 {
             return Ok(asked.elapsed());
         }
         ensure!(asked.elapsed() < MAX_SPACE_WAIT, "{before} MB before the compaction, {now} MB a minute after it");
-        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 

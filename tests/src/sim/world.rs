@@ -258,24 +258,22 @@ impl World {
         assert!(last >= applied, "the log ends at {last}, but {applied} was applied before the crash");
         self.log(format_args!("start {boot}: log to {last}, torn {}, unfinished {}", started.torn, started.unfinished));
         self.member = Some(started.member);
-        let member = self.member.as_mut().expect("just started");
-        // As the server does before it lets anybody in: an entry of which pieces are in the store is finished first.
-        while started.unfinished && member.state.unfinished().is_some() {
-            self.thread_turn_all();
-            if self.member.is_none() {
-                return;
-            }
-            if self.member.as_ref().is_some_and(|member| member.state.unfinished().is_none()) {
-                break;
-            }
-            return self.tick();
+        if started.unfinished {
+            self.finish_entry();
         }
     }
 
-    fn thread_turn_all(&mut self) {
-        for _ in 0..8 {
+    /// As the server does before it lets anybody in: an entry of which pieces are in the store is applied whole.
+    fn finish_entry(&mut self) {
+        for _ in 0..HEAL_TURNS {
             self.thread_turn();
+            // It may die again in the middle, and start again.
+            let Some(member) = &self.member else { return };
+            if member.state.unfinished().is_none() {
+                return;
+            }
         }
+        panic!("an unfinished entry was not applied in {HEAL_TURNS} turns");
     }
 
     fn died(&mut self) {
