@@ -85,5 +85,6 @@ fn stop(text: &str) -> ! {
     }
     // The log may go elsewhere, or be filtered; this must reach whoever looks why the process ended.
     eprintln!("{text}");
-    std::process::exit(EXIT_STORE)
+    // At once: an exit would run RocksDB's destructors under threads that still use it.
+    signal_hook::low_level::exit(EXIT_STORE)
 }

@@ -3,7 +3,6 @@
 use std::{
     fmt::Display,
     panic::{AssertUnwindSafe, catch_unwind},
-    process,
     thread::{Builder, JoinHandle},
 };
 
@@ -15,7 +14,8 @@ pub const EXIT_STATE: i32 = 70;
 pub(super) fn stop_process(code: i32, why: &dyn Display) -> ! {
     tracing::error!(target: "conclave", "this member stops: {why}");
     eprintln!("conclave: this member stops: {why}");
-    process::exit(code)
+    // At once: an exit would run what C++ libraries have for it, under threads that still use them.
+    signal_hook::low_level::exit(code)
 }
 
 /// Starts a thread that takes the process down if it panics: with one thread gone the others would wait for ever.
