@@ -1,7 +1,5 @@
 //! Leases: grant, revoke, keep alive, time to live, list.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use conclave_proto::{
     conclave::raft::v1::{LeaseGrant, LeaseRevoke, command},
@@ -9,27 +7,17 @@ use conclave_proto::{
 };
 
 use super::{Api, body::Outgoing, frame, frame::Messages, kv::answered, status::Status};
-use crate::{error::Error, lease, node::Answer, state::Reply, types::LeaseId};
-
-/// etcd's `lease.MaxLeaseTTL`, in seconds.
-const MAX_TTL: i64 = 9_000_000_000;
+use crate::{lease, node::Answer, state::Reply, types::LeaseId};
 
 pub(super) async fn grant(api: &Api, message: Bytes, idempotency: Bytes) -> Result<Bytes, Status> {
     let request: pb::LeaseGrantRequest = frame::decode(message)?;
-    if request.ttl > MAX_TTL {
-        return Err(Error::LeaseTTLTooLarge.into());
-    }
-    let ttl = request.ttl.max(minimum_ttl(api.limits.election_timeout));
+    let election_ms = u64::try_from(api.limits.election_timeout.as_millis()).expect("election timeouts are below 50 s");
+    let ttl_ms = lease::clamp_ttl(request.ttl, election_ms)?;
     // Chosen here and carried in the command, so that every member grants the same one.
     let id = if request.id == 0 { choose_id() } else { request.id };
-    let command = command::Kind::LeaseGrant(LeaseGrant { id, ttl_ms: ttl * 1000 });
+    let command = command::Kind::LeaseGrant(LeaseGrant { id, ttl_ms });
     let answer = api.handle.propose(command, idempotency).await?;
     Ok(answered!(api, answer, LeaseGrant))
-}
-
-/// etcd's floor: one and a half election timeouts, in whole seconds upwards, so that a lease outlives an election.
-fn minimum_ttl(election_timeout: Duration) -> i64 {
-    i64::try_from((election_timeout.as_millis() * 3).div_ceil(2000)).expect("election timeouts are below 50 s")
 }
 
 fn choose_id() -> i64 {
