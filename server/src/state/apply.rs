@@ -89,7 +89,7 @@ impl State {
     pub fn bootstrap(&mut self, initial: &[Member], conf_state: Vec<u8>) {
         assert!(self.settled == Settled::fresh() && self.mark.is_none(), "only a fresh store is bootstrapped");
         self.settled.conf_state = conf_state.into();
-        let mut writer = Writer::new(self.engine.clone(), self.limits);
+        let mut writer = self.writer();
         for member in initial {
             members::put(&mut writer.batch, member);
         }
@@ -104,7 +104,7 @@ impl State {
     ///
     /// On `Err` this member must stop: it met an entry that it may not apply. Nothing of that entry is in the store.
     pub fn apply(&mut self, entries: Vec<Committed>) -> Result<Vec<Applied>, Stop> {
-        let mut writer = Writer::new(self.engine.clone(), self.limits);
+        let mut writer = self.writer();
         let mut done = Vec::with_capacity(entries.len());
         for committed in entries {
             if committed.index <= self.settled.applied {
@@ -120,6 +120,12 @@ impl State {
             self.commit(&mut writer);
         }
         Ok(done)
+    }
+
+    /// Begins on the view that readers have: this is the only writer, and it published what it wrote last. Taking
+    /// another view would take RocksDB's lock twice more for each batch.
+    fn writer(&self) -> Writer {
+        Writer::new(self.engine.clone(), self.published.load().view.clone(), self.limits)
     }
 
     /// Writes the batch and lets readers see it. The view is published before anyone is answered, so whoever was

@@ -51,8 +51,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(engine: Engine, limits: Limits) -> Self {
-        let view = engine.view();
+    /// `view` is the newest one.
+    pub(super) fn new(engine: Engine, view: View, limits: Limits) -> Self {
         Self { batch: Batch::new(view.clone()), engine, view, limits }
     }
 
