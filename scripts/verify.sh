@@ -31,7 +31,3 @@ cargo test --locked -p conclave-tests --test crash_points -- --nocapture
 # 100,000 operations, a script that was not seen before; its seed is printed, and printed again with a difference.
 cargo run --quiet --locked -p conclave-tests --bin differential -- --ops 100000 --seed "$CONCLAVE_SEED"
 echo "step passed: differential, seed $CONCLAVE_SEED"
-
-# A million keys in a release build: memory, restart, space after a compaction.
-scripts/scale.sh --rounds 1 --seconds 5
-echo "step passed: scale"

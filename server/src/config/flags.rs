@@ -242,8 +242,8 @@ flags! {
         "version" Bool, "false", Works, "Print the version and end.";
     }
     "Conclave" {
-        "block-cache-bytes" Number, "234881024", Works, "Memory for blocks of the store, memtables included.";
-        "memtable-bytes" Number, "100663296", Works, "Memory for what is written and not flushed yet, within that.";
+        "block-cache-bytes" Number, "150994944", Works, "Memory for blocks of the store, memtables included.";
+        "memtable-bytes" Number, "58720256", Works, "Memory for what is written and not flushed yet, within that.";
         "max-open-files" Number, "1024", Works, "Files of the store held open; 0: all.";
         "api-threads" Number, "0", Works, "Threads that serve clients. 0: one per core.";
         "reader-threads" Number, "2", Works, "Threads for long reads.";

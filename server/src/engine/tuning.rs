@@ -75,7 +75,7 @@ pub(super) fn family(family: Family, options: &EngineOptions, cache: &Cache, flo
 }
 
 /// A put of 1 KiB over an old value fills `log` (both values) twice as fast as `cur`; each share is what the measured
-/// 16, 64, 32 and 8 MB come to when the sum, with one set being written out, is the default's 96 MB.
+/// 16, 64, 32 and 8 MB come to when the sum, with one set being written out, is 96 MB; the default scales them down.
 fn memtable_bytes(family: Family, options: &EngineOptions) -> usize {
     let part = match family {
         Family::Log => 3,
