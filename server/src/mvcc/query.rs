@@ -120,6 +120,24 @@ pub struct Summary {
 }
 
 impl Query {
+    /// All keys of the range as they are now, in key order.
+    #[must_use]
+    pub fn all(range: KeyRange) -> Self {
+        let none = Revision(0);
+        Self {
+            range,
+            revision: none,
+            limit: 0,
+            sort: None,
+            keys_only: false,
+            count_only: false,
+            min_mod: none,
+            max_mod: none,
+            min_create: none,
+            max_create: none,
+        }
+    }
+
     /// Whether a bound of revisions is set.
     pub(super) fn is_filtered(&self) -> bool {
         [self.min_mod, self.max_mod, self.min_create, self.max_create].iter().any(|bound| bound.0 != 0)

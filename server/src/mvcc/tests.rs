@@ -23,22 +23,6 @@ fn everything() -> KeyRange {
     KeyRange::parse(&Bytes::from_static(b"\0"), &Bytes::from_static(b"\0"))
 }
 
-fn query(range: KeyRange) -> Query {
-    let none = Revision(0);
-    Query {
-        range,
-        revision: none,
-        limit: 0,
-        sort: None,
-        keys_only: false,
-        count_only: false,
-        min_mod: none,
-        max_mod: none,
-        min_create: none,
-        max_create: none,
-    }
-}
-
 /// Random puts, deletes, re-creations, wide deletions and compactions; every revision that may be read is read.
 fn run(world: &mut World, steps: u32) {
     for step in 0..steps {
@@ -341,7 +325,7 @@ fn revisions_outside_of_history_are_refused() {
     }
     world.compact(3);
     let ask = |revision| {
-        let query = Query { revision: Revision(revision), ..query(everything()) };
+        let query = Query { revision: Revision(revision), ..Query::all(everything()) };
         range(&world.engine.view(), world.at, &query, &mut |_| {}).map(|summary| summary.count)
     };
     assert_eq!(ask(2), Err(Error::Compacted));
@@ -364,7 +348,7 @@ fn a_read_that_lost_the_race_with_a_compaction_says_so() {
     let old = view(&world);
     let published: Published = Arc::new(ArcSwap::from_pointee(old.clone()));
     let read_at_2 = |view: &ReadView| {
-        let query = Query { revision: Revision(2), ..query(everything()) };
+        let query = Query { revision: Revision(2), ..Query::all(everything()) };
         let mut values = Vec::new();
         let summary = range(&view.view, view.position, &query, &mut |version| values.push(owned(version).value))?;
         assert_eq!(summary.count, 2);
@@ -374,7 +358,7 @@ fn a_read_that_lost_the_race_with_a_compaction_says_so() {
     world.compact(3);
     published.store(Arc::new(view(&world)));
     let late = read_past(&published, &old, Revision(2), |view| {
-        let query = Query { revision: Revision(2), ..query(everything()) };
+        let query = Query { revision: Revision(2), ..Query::all(everything()) };
         range(&view.view, view.position, &query, &mut |_| {})
     });
     assert_eq!(late, Err(Error::Compacted));
@@ -400,7 +384,7 @@ fn history_that_is_missing_without_a_compaction_stops_the_member() {
     let stops = |read: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).is_err();
     assert!(stops(&|| {
         let _ = read_past(&published, &view, Revision(2), |view| {
-            let query = Query { revision: Revision(2), ..query(everything()) };
+            let query = Query { revision: Revision(2), ..Query::all(everything()) };
             range(&view.view, view.position, &query, &mut |_| {})
         });
     }));
@@ -451,7 +435,7 @@ fn the_oldest_of_many_is_found_among_all() {
     }
     for descending in [false, true] {
         let sort = Some(Sort { target: SortTarget::Create, descending, after_limit: false });
-        let query = Query { limit: 3, sort, ..query(everything()) };
+        let query = Query { limit: 3, sort, ..Query::all(everything()) };
         let mut found = Vec::new();
         let summary =
             range(&engine.view(), at, &query, &mut |version| found.push(owned(version).key)).expect("current");

@@ -113,19 +113,7 @@ pub(super) fn collect(
     revision: Revision,
 ) -> Result<Vec<KeyValue>, Error> {
     let mut kvs = Vec::new();
-    let none = Revision(0);
-    let query = Query {
-        range,
-        revision,
-        limit: 0,
-        sort: None,
-        keys_only: false,
-        count_only: false,
-        min_mod: none,
-        max_mod: none,
-        min_create: none,
-        max_create: none,
-    };
+    let query = Query { revision, ..Query::all(range) };
     mvcc::range(read, at, &query, &mut |version| {
         kvs.push(KeyValue {
             key: Bytes::copy_from_slice(version.key),
