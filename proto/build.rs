@@ -4,7 +4,7 @@ use std::path::Path;
 
 use prost::Message;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "etcd/authpb/auth.proto",
     "etcd/mvccpb/kv.proto",
     "etcd/etcdserverpb/rpc.proto",
@@ -12,6 +12,7 @@ const FILES: [&str; 7] = [
     "etcd/v3electionpb/v3election.proto",
     "grpc/health/v1/health.proto",
     "conclave/raft/v1/entry.proto",
+    "conclave/peer/v1/peer.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -31,6 +31,11 @@ pub mod grpc {
     }
 }
 pub mod conclave {
+    pub mod peer {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/conclave.peer.v1.rs"));
+        }
+    }
     pub mod raft {
         pub mod v1 {
             include!(concat!(env!("OUT_DIR"), "/conclave.raft.v1.rs"));

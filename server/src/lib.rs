@@ -10,6 +10,7 @@ pub mod members;
 pub mod metrics;
 pub mod mvcc;
 pub mod node;
+pub mod peer;
 pub mod server;
 pub mod state;
 pub mod types;

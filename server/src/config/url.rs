@@ -22,7 +22,10 @@ impl fmt::Display for Url {
 
 impl Url {
     /// One URL, with etcd's words for what is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
         match scheme {

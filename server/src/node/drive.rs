@@ -72,6 +72,13 @@ pub enum Input {
     Persisted(Persisted),
     Applied(LogIndex),
     TransferLeader(MemberId),
+    /// Something for this member was lost on its way.
+    Unreachable(MemberId),
+    /// A member said how far its log reaches, when it was connected to.
+    PeerOffers {
+        member: MemberId,
+        last: LogIndex,
+    },
 }
 
 /// Messages that may leave only once the batch they came with is durable.
@@ -235,6 +242,8 @@ impl<Io: LogIo> Driver<Io> {
                 self.core.applied(index);
             }
             Input::TransferLeader(to) => self.core.transfer_leader(to),
+            Input::Unreachable(member) => self.core.unreachable(member),
+            Input::PeerOffers { member, last } => self.core.peer_offers(member, last),
             Input::Propose(_) => unreachable!("drive gathers proposals"),
         }
     }

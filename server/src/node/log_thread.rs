@@ -88,6 +88,7 @@ impl<Io: LogIo> LogThread<Io> {
         self.stats.log_syncs.record(began.elapsed());
         Stats::add(&self.stats.log_entries, all.batch.entries.len() as u64);
         Stats::add(&self.stats.log_bytes, bytes as u64);
+        self.transport.set_last(persisted.last_index());
         self.transport.send(all.held.release(&persisted));
         // Refused only when the raft thread is gone, and then nobody asks.
         self.raft.push(Event::Persisted(persisted));

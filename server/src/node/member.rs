@@ -14,10 +14,9 @@ use super::{
     keeper::Keeper,
     log::{LogIo, LogStore},
     log_thread::{CutBelow, LogThread},
-    message::Message,
     publish::Publisher,
     queue::Queue,
-    raft_thread::{Clock, Event, MAX_MESSAGES, RaftThread},
+    raft_thread::{Clock, Event, RaftThread},
     reclaim::Reclaim,
     shared::{Identity, Shared, Sorted},
     thread::spawn,
@@ -49,6 +48,7 @@ pub(super) struct Parts<Io: LogIo> {
     pub(super) state: State,
     pub(super) engine: Engine,
     pub(super) log: LogStore<Io>,
+    pub(super) transport: Transport,
     pub(super) watch: HubOptions,
     pub(super) name: String,
     pub(super) client_urls: Vec<String>,
@@ -62,6 +62,7 @@ pub(super) struct Parts<Io: LogIo> {
 /// A member that runs. Dropping it without [`Running::stop`] leaves its threads running until the process ends.
 pub(super) struct Running {
     pub(super) shared: Arc<Shared>,
+    pub(super) transport: Transport,
     events: Arc<Queue<Event>>,
     engine: Engine,
     limits: Limits,
@@ -91,12 +92,14 @@ pub(super) fn run<Io: LogIo>(parts: Parts<Io>) -> Result<Running, String> {
 
     let inbox = Arc::new(Inbox::new(MAX_WATCH_INPUTS, MAX_PUBLISH_BYTES));
     let keeper = Keeper::new(parts.election_ms);
-    let shared = Arc::new(Shared::new(parts.identity, parts.state.published(), inbox, keeper));
-    let events = Arc::new(Queue::new());
+    let transport = parts.transport;
+    let stats = Arc::clone(transport.stats());
+    let shared = Arc::new(Shared::new(parts.identity, parts.state.published(), inbox, keeper, stats));
+    let events = Arc::clone(transport.events());
     let applies = Arc::new(Queue::new());
     let batches = Arc::new(Queue::new());
     let cut_below = Arc::new(CutBelow::default());
-    let transport = Transport::new(Arc::clone(&shared.stats));
+    transport.set_running();
 
     let raft = RaftThread {
         driver,
@@ -113,7 +116,7 @@ pub(super) fn run<Io: LogIo>(parts: Parts<Io>) -> Result<Running, String> {
         store: parts.log,
         batches,
         raft: Arc::clone(&events),
-        transport,
+        transport: transport.clone(),
         stats: Arc::clone(&shared.stats),
         cut_below: Arc::clone(&cut_below),
     };
@@ -130,6 +133,7 @@ pub(super) fn run<Io: LogIo>(parts: Parts<Io>) -> Result<Running, String> {
         log: spawn("log", move || log.run()).map_err(failed)?,
         raft: spawn("raft", move || raft.run()).map_err(failed)?,
         shared,
+        transport,
         events,
         engine: parts.engine,
         limits,
@@ -141,11 +145,6 @@ impl Running {
     /// A handle for the runtime that calls, and the task that must run on it.
     pub(super) fn handle(&self) -> Option<(Handle, super::mailbox::Carrier)> {
         Handle::open(&self.shared, &self.events, &self.engine, self.limits)
-    }
-
-    /// A message from a peer. False: it was dropped, and its sender will send again.
-    pub(super) fn deliver(&self, message: Message) -> bool {
-        self.events.offer(Event::Message(message), MAX_MESSAGES)
     }
 
     /// Comes back once the entry is applied. Only for one that is committed and in the log.

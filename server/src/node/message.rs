@@ -50,6 +50,12 @@ pub struct Message {
 }
 
 impl Message {
+    /// Everything but the entries.
+    #[must_use]
+    pub fn clone_head(&self) -> Self {
+        Self { entries: Vec::new(), context: self.context.clone(), ..*self }
+    }
+
     /// Whether the message promises something that only a synced log can keep: that entries are held, or that a vote
     /// was given. What promises nothing need not wait for a write that is under way.
     pub(super) fn promises(&self) -> bool {

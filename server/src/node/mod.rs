@@ -39,8 +39,8 @@
 //!
 //! # Not here
 //! What entries mean (`state`), who is told of changes (`watch`), when a lease runs out (`lease::Expiry`), gRPC (`api`).
-//! Messages for other members end in `transport`: peers, snapshots for followers and changes of the membership are not
-//! built yet, but nothing in here takes the group for one of one member.
+//! Messages for other members end in `transport`, whose queues the room `peer` empties and fills; changes of the
+//! membership are not built yet, but nothing in here takes the members for fixed.
 //!
 //! References: Ongaro's thesis, sections 3 (raft), 6.4 (ReadIndex), 9.6 (PreVote), 10.2.1 (writing in parallel);
 //! raft-rs 0.7.0 for the contract of its `Ready`.
@@ -97,9 +97,10 @@ pub use self::{
     reclaim::give_back,
     recovery::{Mismatch, StateFacts, fit, may_bootstrap},
     shared::Identity,
-    start::{InitialMember, Node, NodeConfig, StartError},
+    start::{InitialMember, Node, NodeConfig, Prepared, StartError},
     stats::{BUCKETS_US, Histogram, Stats},
-    thread::EXIT_STATE,
+    thread::{EXIT_STATE, spawn},
+    transport::{Lane, Outbox, Traffic, Transport},
 };
 
 /// What a proposal came to.

@@ -62,6 +62,23 @@ impl<T> Queue<T> {
         true
     }
 
+    /// As [`Queue::offer`] for several at once, with one wake. Comes back with how many were taken.
+    pub(super) fn offer_all(&self, items: impl IntoIterator<Item = T>, bound: usize) -> usize {
+        let mut inner = self.lock();
+        if inner.closed {
+            return 0;
+        }
+        let before = inner.items.len();
+        inner.items.extend(items.into_iter().take(bound.saturating_sub(before)));
+        let taken = inner.items.len() - before;
+        let wake = taken > 0 && std::mem::take(&mut inner.sleeping);
+        drop(inner);
+        if wake {
+            self.arrived.notify_one();
+        }
+        taken
+    }
+
     /// Appends everything that waits to `into`; sleeps for it at most `timeout` (None: for ever).
     pub(super) fn take(&self, into: &mut Vec<T>, timeout: Option<Duration>) -> Taken {
         let mut inner = self.lock();

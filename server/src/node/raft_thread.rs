@@ -45,6 +45,8 @@ pub(super) enum Event {
     Persisted(Persisted),
     Message(Message),
     TransferLeader(MemberId),
+    Unreachable(MemberId),
+    PeerOffers { member: MemberId, last: LogIndex },
 }
 
 pub(super) struct RaftThread<Io: LogIo> {
@@ -197,5 +199,7 @@ fn input(event: Event) -> Input {
         Event::Persisted(persisted) => Input::Persisted(persisted),
         Event::Message(message) => Input::Message(message),
         Event::TransferLeader(to) => Input::TransferLeader(to),
+        Event::Unreachable(member) => Input::Unreachable(member),
+        Event::PeerOffers { member, last } => Input::PeerOffers { member, last },
     }
 }

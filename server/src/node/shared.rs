@@ -63,13 +63,19 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(identity: Identity, published: Published, inbox: Arc<Inbox>, keeper: Keeper) -> Self {
+    pub(super) fn new(
+        identity: Identity,
+        published: Published,
+        inbox: Arc<Inbox>,
+        keeper: Keeper,
+        stats: Arc<Stats>,
+    ) -> Self {
         let applied = published.load().applied;
         Self {
             identity,
             published,
             inbox,
-            stats: Arc::default(),
+            stats,
             keeper,
             in_flight: Arc::default(),
             reclaim: Nudges::default(),

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use super::{
     Handle, Stats, Status, core,
-    datadir::{DataDir, DataDirError, Identity as Stored, Opened},
-    log::{self, LogOptions, LogStore, RealIo},
+    datadir::{DataDir, DataDirError, Identity as Stored, KnownPeers, Opened},
+    log::{self, LogOptions, LogStore, RealIo, Recovered},
     member::{self, Parts, Running},
-    message::Message,
     recovery::{self, Mismatch, StateFacts},
     shared::Identity,
+    transport::Transport,
 };
 use crate::{
     engine::{self, Engine, EngineOptions},
@@ -102,36 +102,66 @@ pub struct Node {
     dir: DataDir,
 }
 
-impl Node {
-    /// Opens or founds the member and starts its threads. Comes back when reads may be answered; a leader may not be
-    /// known yet.
+/// A member whose disk is open and whose raft does not run yet. It can say who it is, and nothing it says promises
+/// anything: what `peer` needs to ask the other members whether this one may start.
+pub struct Prepared {
+    config: NodeConfig,
+    dir: DataDir,
+    engine: Engine,
+    state: State,
+    log: LogStore<RealIo>,
+    recovered: Recovered,
+    /// The members of the cluster as it is first made; none if the member has state already.
+    first: Option<Vec<Member>>,
+    transport: Transport,
+}
+
+impl Prepared {
+    /// Who this member is on its disk.
+    #[must_use]
+    pub fn identity(&self) -> &Stored {
+        self.dir.identity()
+    }
+
+    /// All members, this one among them.
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        self.first.clone().unwrap_or_else(|| members::all(&self.engine.view()))
+    }
+
+    /// Whether the other members must be asked before raft may start: this member never ran with this folder, and one
+    /// that ran with another folder may have promised something.
+    #[must_use]
+    pub fn must_greet(&self) -> bool {
+        !self.dir.identity().initialised && self.members().len() > 1
+    }
+
+    /// The queues between this member and the room `peer`.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        self.transport.clone()
+    }
+
+    /// The incarnations of other members that this one remembers.
+    ///
+    /// # Errors
+    /// If the file cannot be read or believed.
+    pub fn known_peers(&self) -> Result<KnownPeers<RealIo>, StartError> {
+        Ok(self.dir.known_peers()?)
+    }
+
+    /// Starts the threads. Comes back when reads may be answered; a leader may not be known yet.
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start(config: NodeConfig) -> Result<Self, StartError> {
-        // An entry lies within one segment, with its record's head and the segment's.
-        let fits = config.log_segment_bytes / 2;
-        if config.max_request_bytes as u64 > fits {
-            return Err(StartError::RequestLimit { max_request_bytes: config.max_request_bytes, fits });
-        }
-        let mut dir = open_dir(&config)?;
-        let stored = dir.identity().clone();
-        let engine = Engine::open(&dir.kv_dir(), &config.engine)?;
-        let mut state = State::open(engine.clone());
-        let options = LogOptions { segment_bytes: config.log_segment_bytes, ..dir.log_options() };
-        let (log, recovered) = LogStore::open(RealIo::new(&dir.log_dir()), options)?;
-        if let Some(torn) = &recovered.torn {
-            tracing::info!(target: "conclave", ?torn, "cut what was not finished when this member stopped");
-        }
-        if recovery::may_bootstrap(stored.initialised, &recovered, &facts(&state))? {
-            let first = first_members(&config)?;
-            if first.this != stored.member {
-                return Err(StartError::OtherMember(config.name));
-            }
-            let voters: Vec<_> = first.all.iter().map(|member| member.id).collect();
-            state.bootstrap(&first.all, core::first_conf_state(&voters));
+    pub fn start(self) -> Result<Node, StartError> {
+        let Self { config, mut dir, engine, mut state, log, recovered, first, transport } = self;
+        if let Some(all) = first {
+            let voters: Vec<_> = all.iter().map(|member| member.id).collect();
+            state.bootstrap(&all, core::first_conf_state(&voters));
         }
         dir.mark_initialised()?;
+        let stored = dir.identity();
         let reader = log.reader();
         let start = recovery::fit(&recovered, |index| reader.term(index), facts(&state))?;
         let catch_up = state.unfinished();
@@ -155,6 +185,7 @@ impl Node {
             state,
             engine,
             log,
+            transport,
             watch,
             name: config.name,
             client_urls: config.client_urls,
@@ -167,7 +198,49 @@ impl Node {
         if let Some(index) = catch_up {
             running.wait_applied(index);
         }
-        Ok(Self { running, dir })
+        Ok(Node { running, dir })
+    }
+}
+
+impl Node {
+    /// Opens or founds the member and starts it, without asking other members.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(config: NodeConfig) -> Result<Self, StartError> {
+        Self::prepare(config)?.start()
+    }
+
+    /// Opens or founds the member.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn prepare(config: NodeConfig) -> Result<Prepared, StartError> {
+        // An entry lies within one segment, with its record's head and the segment's.
+        let fits = config.log_segment_bytes / 2;
+        if config.max_request_bytes as u64 > fits {
+            return Err(StartError::RequestLimit { max_request_bytes: config.max_request_bytes, fits });
+        }
+        let dir = open_dir(&config)?;
+        let stored = dir.identity();
+        let engine = Engine::open(&dir.kv_dir(), &config.engine)?;
+        let state = State::open(engine.clone());
+        let options = LogOptions { segment_bytes: config.log_segment_bytes, ..dir.log_options() };
+        let (log, recovered) = LogStore::open(RealIo::new(&dir.log_dir()), options)?;
+        if let Some(torn) = &recovered.torn {
+            tracing::info!(target: "conclave", ?torn, "cut what was not finished when this member stopped");
+        }
+        let first = if recovery::may_bootstrap(stored.initialised, &recovered, &facts(&state))? {
+            let first = first_members(&config)?;
+            if first.this != stored.member {
+                return Err(StartError::OtherMember(config.name));
+            }
+            Some(first.all)
+        } else {
+            None
+        };
+        let transport = Transport::new(recovered.last);
+        Ok(Prepared { config, dir, engine, state, log, recovered, first, transport })
     }
 
     /// The door to the member for the tokio runtime that calls: each runtime opens its own. It starts one task there,
@@ -192,10 +265,10 @@ impl Node {
         &self.running.shared.stats
     }
 
-    /// A message from a peer. False: raft has too much before it, and the message was dropped; its sender sends again.
+    /// The queues between this member and the room `peer`.
     #[must_use]
-    pub fn deliver(&self, message: Message) -> bool {
-        self.running.deliver(message)
+    pub fn transport(&self) -> &Transport {
+        &self.running.transport
     }
 
     /// Refuses what is new, answers what is in flight (at most 7 s long), makes everything durable and lets the data

@@ -58,7 +58,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    pub(super) fn add(counter: &AtomicU64, amount: u64) {
+    pub fn add(counter: &AtomicU64, amount: u64) {
         counter.fetch_add(amount, Relaxed);
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn stop_process(code: i32, why: &dyn Display) -> ! {
 
 /// Starts a thread that takes the process down if it panics: with one thread gone the others would wait for ever.
 /// (A release build aborts on a panic before this is reached.)
-pub(super) fn spawn<R: Send + 'static>(
+pub fn spawn<R: Send + 'static>(
     name: &'static str,
     run: impl FnOnce() -> R + Send + 'static,
 ) -> std::io::Result<JoinHandle<R>> {

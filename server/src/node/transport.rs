@@ -1,25 +1,316 @@
-//! Where messages for other members go.
+//! The queues between this member's threads and the room `peer`, both ways.
 //!
-//! A group of one sends none. With peers, their streams take what is sent here; whatever a stream cannot take at once is
-//! dropped, because raft sends again and must never wait for a peer.
+//! Outwards there is one [`Outbox`] for each other member, with two lanes, so that a heartbeat never waits behind
+//! megabytes of entries. Raft and log threads put messages in and go on; they never wait for a peer. What a lane cannot
+//! take is dropped and counted, because raft sends again what it must: a lane whose connection is down takes nothing, and
+//! a full one refuses new entries (those behind a lost one are worth nothing) but forgets old control messages (a newer
+//! heartbeat says more than an older one). After a loss raft is told once that the member is unreachable, and falls back
+//! from pipelining to probing.
+//!
+//! Inwards [`Transport::deliver`] queues for the raft thread, bounded by `MAX_MESSAGES`; before raft runs everything is
+//! dropped.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+};
 
-use super::{message::Message, stats::Stats};
+use tokio::sync::Notify;
 
-#[derive(Clone, Debug)]
-pub(super) struct Transport {
-    stats: Arc<Stats>,
+use super::{
+    message::{Message, MessageKind},
+    queue::Queue,
+    raft_thread::{Event, MAX_MESSAGES},
+    stats::Stats,
+};
+use crate::types::{LogIndex, MemberId};
+
+/// Messages that wait in a lane. Raft has at most 64 appends under way to a follower, and a few dozen control messages
+/// in a round trip; more than this is a connection that does not move.
+const MAX_WAITING: usize = 4_096;
+/// Bytes of entries that wait in a lane: raft's window of 64 messages of 1 MiB. One message more passes when less than
+/// this waits, whatever its size: raft joins all that its window allows when a follower is far behind.
+const MAX_WAITING_BYTES: usize = 64 << 20;
+/// What a message takes in a lane beside its entries' data; about the size of its fields.
+const MESSAGE_BYTES: usize = 128;
+
+/// Which of the ways to a member a message takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Small and urgent: votes, heartbeats, acknowledgements, reads.
+    Control,
+    /// Entries, from the leader and forwarded to it. All appends take it, empty ones too: one that overtakes another
+    /// would be refused.
+    Append,
 }
 
+impl Lane {
+    pub const ALL: [Self; 2] = [Self::Control, Self::Append];
+
+    fn of(kind: MessageKind) -> Self {
+        match kind {
+            MessageKind::Append | MessageKind::Propose => Self::Append,
+            _ => Self::Control,
+        }
+    }
+}
+
+/// What went over the wire to and from one member; numbers only rise.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    pub sent_bytes: AtomicU64,
+    pub received_bytes: AtomicU64,
+    /// Messages that were dropped instead of sent.
+    pub send_failures: AtomicU64,
+    /// Connections from that member that ended for what came in.
+    pub receive_failures: AtomicU64,
+    /// Round trip of the last ping, in microseconds; 0 before the first.
+    pub round_trip_us: AtomicU64,
+    /// Lanes that are connected.
+    pub connected: AtomicU64,
+}
+
+/// What waits for one member.
+#[derive(Debug)]
+pub struct Outbox {
+    member: MemberId,
+    pub traffic: Traffic,
+    lanes: [Waiting; 2],
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    queue: Mutex<LaneQueue>,
+    arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct LaneQueue {
+    open: bool,
+    messages: VecDeque<Message>,
+    bytes: usize,
+    /// Raft knows that something was lost, and nothing has moved since.
+    told: bool,
+}
+
+impl LaneQueue {
+    fn clear(&mut self) -> usize {
+        self.bytes = 0;
+        std::mem::take(&mut self.messages).len()
+    }
+}
+
+/// How many messages a hand-over lost, and whether raft has to hear of it.
+#[derive(Debug, Default)]
+struct Lost {
+    messages: usize,
+    tell: bool,
+}
+
+fn size(message: &Message) -> usize {
+    MESSAGE_BYTES + message.entries.iter().map(|entry| MESSAGE_BYTES + entry.data.len()).sum::<usize>()
+}
+
+impl Outbox {
+    fn new(member: MemberId) -> Self {
+        Self { member, traffic: Traffic::default(), lanes: Default::default() }
+    }
+
+    #[must_use]
+    pub fn member(&self) -> MemberId {
+        self.member
+    }
+
+    fn lane(&self, lane: Lane) -> &Waiting {
+        &self.lanes[lane as usize]
+    }
+
+    fn queue(&self, lane: Lane) -> MutexGuard<'_, LaneQueue> {
+        self.lane(lane).queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on the lane takes messages: there is a connection that carries them.
+    pub fn open(&self, lane: Lane) {
+        let mut queue = self.queue(lane);
+        assert!(!queue.open, "a lane has one connection at a time");
+        queue.open = true;
+        queue.told = false;
+        self.traffic.connected.fetch_add(1, Relaxed);
+    }
+
+    /// Puts one message in. What does not fit is lost.
+    fn put(&self, message: Message) -> Lost {
+        let lane = Lane::of(message.kind);
+        let mut queue = self.queue(lane);
+        let size = size(&message);
+        let mut lost = 0;
+        if !queue.open {
+            lost = 1;
+        } else {
+            let full = |queue: &LaneQueue| queue.messages.len() >= MAX_WAITING || queue.bytes >= MAX_WAITING_BYTES;
+            while lane == Lane::Control && full(&queue) {
+                let oldest = queue.messages.pop_front().expect("a full queue is not empty");
+                queue.bytes -= self::size(&oldest);
+                lost += 1;
+            }
+            if full(&queue) {
+                lost += 1;
+            } else {
+                queue.bytes += size;
+                queue.messages.push_back(message);
+            }
+        }
+        let tell = lost > 0 && !std::mem::replace(&mut queue.told, true);
+        drop(queue);
+        self.lane(lane).arrived.notify_one();
+        Lost { messages: lost, tell }
+    }
+
+    /// Takes what waits in the lane, about `bytes` of it. False: nothing waited.
+    pub fn take(&self, lane: Lane, bytes: usize, into: &mut Vec<Message>) -> bool {
+        let mut queue = self.queue(lane);
+        let mut taken = 0;
+        while taken < bytes {
+            let Some(message) = queue.messages.pop_front() else { break };
+            taken += size(&message);
+            into.push(message);
+        }
+        queue.bytes -= taken;
+        if taken > 0 {
+            queue.told = false;
+        }
+        taken > 0
+    }
+
+    /// Comes back when there may be something to [`Outbox::take`].
+    pub async fn arrived(&self, lane: Lane) {
+        self.lane(lane).arrived.notified().await;
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    stats: Arc<Stats>,
+    events: Arc<Queue<Event>>,
+    outboxes: RwLock<BTreeMap<MemberId, Arc<Outbox>>>,
+    running: AtomicBool,
+    last: AtomicU64,
+}
+
+/// See the top of this file. Clones are doors to the same queues.
+#[derive(Clone, Debug)]
+pub struct Transport(Arc<Inner>);
+
 impl Transport {
-    pub(super) fn new(stats: Arc<Stats>) -> Self {
-        Self { stats }
+    pub(super) fn new(last: LogIndex) -> Self {
+        Self(Arc::new(Inner {
+            stats: Arc::default(),
+            events: Arc::new(Queue::new()),
+            outboxes: RwLock::default(),
+            running: AtomicBool::new(false),
+            last: AtomicU64::new(last.0),
+        }))
+    }
+
+    pub(super) fn stats(&self) -> &Arc<Stats> {
+        &self.0.stats
+    }
+
+    pub(super) fn events(&self) -> &Arc<Queue<Event>> {
+        &self.0.events
+    }
+
+    /// Raft takes messages from now on.
+    pub(super) fn set_running(&self) {
+        self.0.running.store(true, Release);
+    }
+
+    /// From the log thread: everything up to here is durable.
+    pub(super) fn set_last(&self, last: LogIndex) {
+        self.0.last.store(last.0, Relaxed);
+    }
+
+    /// Last durable index of this member's log: what it offers in a hello.
+    #[must_use]
+    pub fn last(&self) -> LogIndex {
+        LogIndex(self.0.last.load(Relaxed))
+    }
+
+    /// The outbox of a member; made when it is first asked for.
+    #[must_use]
+    pub fn outbox(&self, member: MemberId) -> Arc<Outbox> {
+        let mut outboxes = self.0.outboxes.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(outboxes.entry(member).or_insert_with(|| Arc::new(Outbox::new(member))))
+    }
+
+    /// All outboxes there are, by member.
+    #[must_use]
+    pub fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        let outboxes = self.0.outboxes.read().unwrap_or_else(PoisonError::into_inner);
+        outboxes.values().cloned().collect()
     }
 
     pub(super) fn send(&self, messages: Vec<Message>) {
-        if !messages.is_empty() {
-            Stats::add(&self.stats.messages_dropped, messages.len() as u64);
+        if messages.is_empty() {
+            return;
+        }
+        let outboxes = self.0.outboxes.read().unwrap_or_else(PoisonError::into_inner);
+        for message in messages {
+            match outboxes.get(&message.to) {
+                Some(outbox) => {
+                    let lost = outbox.put(message);
+                    self.lost(outbox, &lost);
+                }
+                None => Stats::add(&self.0.stats.messages_dropped, 1),
+            }
+        }
+    }
+
+    /// The connection of a lane is gone, and with it what waited.
+    pub fn close(&self, outbox: &Outbox, lane: Lane) {
+        let lost = {
+            let mut queue = outbox.queue(lane);
+            assert!(queue.open, "only what was opened is closed");
+            queue.open = false;
+            Lost { messages: queue.clear(), tell: !std::mem::replace(&mut queue.told, true) }
+        };
+        outbox.traffic.connected.fetch_sub(1, Relaxed);
+        self.lost(outbox, &lost);
+    }
+
+    fn lost(&self, outbox: &Outbox, lost: &Lost) {
+        if lost.messages > 0 {
+            Stats::add(&self.0.stats.messages_dropped, lost.messages as u64);
+            Stats::add(&outbox.traffic.send_failures, lost.messages as u64);
+        }
+        if lost.tell && self.0.running.load(Acquire) {
+            self.0.events.offer(Event::Unreachable(outbox.member), MAX_MESSAGES);
+        }
+    }
+
+    /// Messages from a peer, for raft. What raft has no room for is dropped and counted, and its sender sends again.
+    pub fn deliver(&self, messages: Vec<Message>) {
+        let all = messages.len();
+        let taken = if self.0.running.load(Acquire) {
+            self.0.events.offer_all(messages.into_iter().map(Event::Message), MAX_MESSAGES)
+        } else {
+            0
+        };
+        if taken < all {
+            Stats::add(&self.0.stats.messages_dropped, (all - taken) as u64);
+        }
+    }
+
+    /// A member said in a hello how far its log reaches.
+    pub fn offers(&self, member: MemberId, last: LogIndex) {
+        if self.0.running.load(Acquire) {
+            self.0.events.offer(Event::PeerOffers { member, last }, MAX_MESSAGES);
         }
     }
 }

@@ -180,6 +180,25 @@ impl<Io: LogIo> Core<Io> {
         self.draw();
     }
 
+    /// Back from pipelining to probing: what was on its way may be lost.
+    pub(super) fn unreachable(&mut self, member: MemberId) {
+        self.raw.report_unreachable(member.0);
+    }
+
+    /// A follower that offers less than it once acknowledged has lost it. Without this the leader would take its
+    /// refusals for stale ones and never send what is missing.
+    pub(super) fn peer_offers(&mut self, member: MemberId, last: LogIndex) {
+        if self.raw.raft.state != StateRole::Leader || member.0 == self.raw.raft.id {
+            return;
+        }
+        if let Some(progress) = self.raw.raft.mut_prs().get_mut(member.0)
+            && last.0 < progress.matched
+        {
+            progress.matched = last.0;
+            progress.become_probe();
+        }
+    }
+
     /// The step with this number, and all before it, are durable.
     pub(super) fn persisted(&mut self, number: u64) {
         self.raw.on_persist_ready(number);

@@ -60,6 +60,7 @@ pub enum IdentityError {
     Failed(&'static str, io::Error),
     Newer(u32),
     Corrupt(String),
+    CorruptPeers(String),
 }
 
 impl IdentityError {
@@ -69,6 +70,7 @@ impl IdentityError {
             Self::Failed(action, source) => DataDirError::Failed { path, action, source },
             Self::Newer(found) => DataDirError::NewerFormat { path, found, known: FORMAT },
             Self::Corrupt(detail) => DataDirError::Corrupt { path, detail },
+            Self::CorruptPeers(detail) => DataDirError::CorruptPeers { path, detail },
         }
     }
 }
@@ -146,6 +148,6 @@ fn decode(bytes: &[u8]) -> Result<Identity, IdentityError> {
     })
 }
 
-fn checksum(head: &str, body: &str) -> u32 {
+pub(super) fn checksum(head: &str, body: &str) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(head.as_bytes()), body.as_bytes())
 }

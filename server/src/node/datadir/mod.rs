@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DATA/identity    who this member is; written first, before anything else is made
+//! DATA/known-peers under which incarnation it knows the other members
 //! DATA/log/        the raft log (room `log`)
 //! DATA/kv/         the state (room `engine`)
 //! ```
@@ -15,6 +16,9 @@
 //!   says so; a log that is missing later is then a loss and never a fresh start (`crash_at_every_call_of_the_identity`
 //!   in the test crate).
 //!
+//! - *Who was let in once is never taken for another.* The incarnation of a peer is durable before the first message of
+//!   it is let through, and is never replaced (`peers_are_remembered`, assert in [`KnownPeers::remember`]).
+//!
 //! # Life of a first start
 //! 1. [`DataDir::open`] makes the folder (mode 0700), locks it and finds it empty: [`Opened::Fresh`].
 //! 2. The caller decides ids, draws the incarnation at random, and calls [`FreshDir::found`].
@@ -26,6 +30,7 @@
 //! What is in `log/` and `kv/`; whether the identity fits the configured cluster (`node`).
 
 mod identity;
+mod known;
 
 #[cfg(test)]
 mod tests;
@@ -42,6 +47,7 @@ use rustix::fs::{Access, FlockOperation};
 use super::log::{LogOptions, RealIo};
 
 pub use identity::{Identity, IdentityError, read_identity, write_identity};
+pub use known::KnownPeers;
 
 /// Only the member's own user may look inside: the folder holds every client's data and, hashed, their passwords.
 const MODE: u32 = 0o700;
@@ -86,6 +92,12 @@ pub enum DataDirError {
          this member from its cluster and add it again with an empty folder"
     )]
     Corrupt { path: PathBuf, detail: String },
+    #[error(
+        "data folder {path}: the file `known-peers` is damaged ({detail}). It says under which incarnation the other \
+         members are known, and a member that lost its folder is found out by it. Restore it from a backup of the \
+         folder, or remove this member from its cluster and add it again with an empty folder"
+    )]
+    CorruptPeers { path: PathBuf, detail: String },
     #[error(
         "data folder {path}: `{missing}` is missing although this member has already run. Restore the folder, or remove \
          this member from its cluster and add it again with an empty folder"
@@ -179,6 +191,14 @@ impl DataDir {
     #[must_use]
     pub fn loose_permissions(&self) -> Option<u32> {
         self.folder.loose
+    }
+
+    /// The incarnations of other members that this one remembers.
+    ///
+    /// # Errors
+    /// If the file cannot be read or believed.
+    pub fn known_peers(&self) -> Result<KnownPeers<RealIo>, DataDirError> {
+        KnownPeers::open(RealIo::new(&self.folder.path)).map_err(|error| error.at(&self.folder.path))
     }
 
     /// Notes durably that log and state exist, so that their absence is a loss from now on. Does nothing the second

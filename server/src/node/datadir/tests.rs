@@ -122,3 +122,47 @@ fn golden_identity() {
     assert_eq!(fs::read_to_string(temp.path().join("identity")).unwrap(), golden);
     assert_eq!(read_identity(&io).unwrap(), Some(written));
 }
+
+#[test]
+fn peers_are_remembered() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = found(temp.path());
+    let mut known = dir.known_peers().unwrap();
+    assert_eq!(known.get(MemberId(7)), None);
+    known.remember(MemberId(7), 0xabc).unwrap();
+    known.remember(MemberId(0xffff_ffff_ffff_fff0), u64::MAX).unwrap();
+    known.remember(MemberId(7), 0xabc).unwrap();
+    fs::write(temp.path().join("known-peers.new"), "half").unwrap();
+    let mut again = dir.known_peers().unwrap();
+    assert_eq!((again.get(MemberId(7)), again.get(MemberId(8))), (Some(0xabc), None));
+    again.remember(MemberId(8), 1).unwrap();
+    drop(dir);
+    assert_eq!(existing(temp.path()).known_peers().unwrap().get(MemberId(8)), Some(1));
+    let golden = include_str!("golden/known-peers");
+    assert_eq!(fs::read_to_string(temp.path().join("known-peers")).unwrap(), golden);
+}
+
+#[test]
+#[should_panic(expected = "an incarnation is never replaced")]
+fn an_incarnation_is_never_replaced() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut known = found(temp.path()).known_peers().unwrap();
+    known.remember(MemberId(7), 1).unwrap();
+    let _ = known.remember(MemberId(7), 2);
+}
+
+#[test]
+fn damaged_peers_are_not_believed() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = found(temp.path());
+    dir.known_peers().unwrap().remember(MemberId(7), 0xabc).unwrap();
+    let file = temp.path().join("known-peers");
+    let good = fs::read(&file).unwrap();
+    for place in 0..good.len() {
+        let mut bad = good.clone();
+        bad[place] ^= 1 << (place % 8);
+        fs::write(&file, &bad).unwrap();
+        let text = dir.known_peers().unwrap_err().to_string();
+        assert!(text.contains("`known-peers` is damaged") || text.contains("has format"), "{place}: {text}");
+    }
+}

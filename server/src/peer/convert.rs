@@ -1,0 +1,96 @@
+//! Between node's messages and those of the wire: by moves, entries' data shared with what was read.
+
+use conclave_proto::conclave::peer::v1 as pb;
+
+use crate::{
+    node::{
+        Message, MessageKind,
+        log::{EntryKind, LogEntry},
+    },
+    types::{LogIndex, MemberId, Term},
+};
+
+const KINDS: [(MessageKind, pb::Kind); 13] = [
+    (MessageKind::Propose, pb::Kind::Propose),
+    (MessageKind::Append, pb::Kind::Append),
+    (MessageKind::AppendResponse, pb::Kind::AppendResponse),
+    (MessageKind::RequestVote, pb::Kind::RequestVote),
+    (MessageKind::RequestVoteResponse, pb::Kind::RequestVoteResponse),
+    (MessageKind::RequestPreVote, pb::Kind::RequestPreVote),
+    (MessageKind::RequestPreVoteResponse, pb::Kind::RequestPreVoteResponse),
+    (MessageKind::Heartbeat, pb::Kind::Heartbeat),
+    (MessageKind::HeartbeatResponse, pb::Kind::HeartbeatResponse),
+    (MessageKind::TransferLeader, pb::Kind::TransferLeader),
+    (MessageKind::TimeoutNow, pb::Kind::TimeoutNow),
+    (MessageKind::ReadIndex, pb::Kind::ReadIndex),
+    (MessageKind::ReadIndexResponse, pb::Kind::ReadIndexResponse),
+];
+
+const ENTRIES: [(EntryKind, pb::EntryKind); 3] = [
+    (EntryKind::Normal, pb::EntryKind::Normal),
+    (EntryKind::ConfChange, pb::EntryKind::ConfChange),
+    (EntryKind::ConfChangeV2, pb::EntryKind::ConfChangeV2),
+];
+
+/// For the wire.
+#[must_use]
+pub fn message_out(message: Message) -> pb::Message {
+    let (_, kind) = KINDS.into_iter().find(|(kind, _)| *kind == message.kind).expect("the table has every kind");
+    pb::Message {
+        kind: kind.into(),
+        to: message.to.0,
+        from: message.from.0,
+        term: message.term.0,
+        log_term: message.log_term.0,
+        index: message.index.0,
+        entries: message.entries.into_iter().map(entry_out).collect(),
+        commit: message.commit.0,
+        commit_term: message.commit_term.0,
+        reject: message.reject,
+        reject_hint: message.reject_hint.0,
+        request_snapshot: message.request_snapshot.0,
+        context: message.context,
+        priority: message.priority,
+        archive: None,
+    }
+}
+
+fn entry_out(entry: LogEntry) -> pb::Entry {
+    let (_, kind) = ENTRIES.into_iter().find(|(kind, _)| *kind == entry.kind).expect("the table has every kind");
+    pb::Entry { kind: kind.into(), term: entry.term.0, index: entry.index.0, data: entry.data }
+}
+
+/// From the wire. None: of a kind that does not exist.
+#[must_use]
+pub fn message_in(message: pb::Message) -> Option<Message> {
+    // Compared as a number: what a later version added reads as the unspecified kind otherwise.
+    let (kind, _) = KINDS.into_iter().find(|(_, kind)| i32::from(*kind) == message.kind)?;
+    Some(Message {
+        kind,
+        to: MemberId(message.to),
+        from: MemberId(message.from),
+        term: Term(message.term),
+        log_term: Term(message.log_term),
+        index: LogIndex(message.index),
+        entries: message.entries.into_iter().map(entry_in).collect::<Option<_>>()?,
+        commit: LogIndex(message.commit),
+        commit_term: Term(message.commit_term),
+        reject: message.reject,
+        reject_hint: LogIndex(message.reject_hint),
+        request_snapshot: LogIndex(message.request_snapshot),
+        context: message.context,
+        priority: message.priority,
+    })
+}
+
+fn entry_in(entry: pb::Entry) -> Option<LogEntry> {
+    let (kind, _) = ENTRIES.into_iter().find(|(_, kind)| i32::from(*kind) == entry.kind)?;
+    Some(LogEntry { index: LogIndex(entry.index), term: Term(entry.term), kind, data: entry.data })
+}
+
+/// Whether a message may come from a member at the other end of a connection. What raft forwards keeps the name of the
+/// member that it began with; everything else is the speaker's own.
+pub(super) fn may_come_from(message: &Message, speaker: MemberId, me: MemberId) -> bool {
+    let forwarded = matches!(message.kind, MessageKind::Propose | MessageKind::ReadIndex | MessageKind::TransferLeader);
+    message.to == me && (message.from == speaker || forwarded)
+}

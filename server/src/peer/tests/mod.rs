@@ -1,0 +1,4 @@
+//! Who is let in, what a frame may be, and two ends on real sockets.
+
+mod frames;
+mod hello;
