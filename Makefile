@@ -2,7 +2,7 @@
 # install), honours CARGO_TARGET_DIR, and may be run from anywhere with `make -C`.
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test verify sim lint bench scale format
+.PHONY: help run cluster build test verify sim lint bench scale format
 
 help: ## What can be done here
 	@echo 'Conclave: a coordination service that speaks the etcd v3 API.'
@@ -13,6 +13,9 @@ help: ## What can be done here
 
 run: ## Build and serve one member on 127.0.0.1:2379, data in ./data
 	@scripts/run.sh
+
+cluster: ## Build and serve three members on 127.0.0.1:2379, 2389 and 2399, data in ./data-1 to ./data-3
+	@scripts/cluster.sh
 
 build: ## Build release/conclave under CARGO_TARGET_DIR (default ./target)
 	@scripts/build.sh

@@ -1,12 +1,14 @@
 //! The composition root: from a start line to a member that serves, and back down in order.
 //!
-//! Config, then sockets (a port that is taken must stop the start before anything is written), then the node, then one
-//! runtime per core with its services, then accepting. Down: nothing new is accepted, streams are told to end, calls
-//! under way finish, the node stops and makes everything durable.
+//! Config, then sockets (a port that is taken must stop the start before anything is written), then the member's disk,
+//! then the other members (a first start asks them whether it may), then the node, then one runtime per core with its
+//! services, then accepting. Down: nothing new is accepted, streams are told to end, calls under way finish, the node
+//! stops and makes everything durable, and the connections to the other members end last.
 //!
 //! *Invariants*
-//! - Exit 0 only after a stop that was asked for; 1 with one line of reason when the member cannot start; 2 with the
-//!   usage when the start line cannot be read.
+//! - Exit 0 only after a stop that was asked for; 1 when the member cannot start; 2 with the usage when the start line
+//!   cannot be read; 78 when it must not run with the data that it was given. Each but 0 and 2 with a line of JSON on
+//!   standard error and in the termination log ([`failure`]).
 //! - Every connection runs on one thread for all its life ([`worker`]), and there are at most `--max-connections`.
 //! - Nothing outside this room names a socket.
 //!
@@ -16,8 +18,10 @@
 //! *Not here*: what is served (`api`, `http`); the node's own threads.
 
 mod connection;
+mod failure;
 mod listen;
 mod logging;
+mod members;
 mod notify;
 mod services;
 mod worker;
@@ -35,8 +39,10 @@ use crate::{
     api::{ETCD_VERSION, Signals},
     config::{self, Asked, Config, StartError, Url},
     node::{Handle, Node},
+    peer::Peers,
 };
 use connection::Settings;
+use failure::Failure;
 use listen::Places;
 use services::{Services, node_config};
 use worker::Workers;
@@ -112,11 +118,17 @@ fn serve(config: Config) -> ExitCode {
             tracing::info!(about = name, value, "{}", note.message);
         }
     }
-    match Server::start(config).and_then(Server::run) {
+    let termination_log = config.termination_log.clone();
+    let ran = Server::start(config).and_then(|server| match server {
+        Some(server) => server.run(),
+        None => Ok(()),
+    });
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            tracing::error!(error = why, "cannot go on");
-            ExitCode::FAILURE
+            why.tell(&termination_log);
+            // Without ceremony: threads may still run, and what C++ libraries have for an exit would run under them.
+            signal_hook::low_level::exit(why.code)
         }
     }
 }
@@ -145,6 +157,10 @@ impl Sockets {
 struct Server {
     config: Config,
     sockets: Sockets,
+    /// Runs what is not a worker's: signals, accepting, waiting.
+    front: runtime::Runtime,
+    ends: Ends,
+    peers: Peers,
     node: Node,
     signals: Signals,
     leader_lost: watch::Sender<bool>,
@@ -152,17 +168,29 @@ struct Server {
 }
 
 impl Server {
-    fn start(config: Config) -> Result<Self, String> {
-        let sockets = Sockets::bind(&config)?;
-        let node = Node::start(node_config(&config)).map_err(|error| error.to_string())?;
+    /// None: somebody asked for the end before the member ran.
+    fn start(config: Config) -> Result<Option<Self>, Failure> {
+        let mut sockets = Sockets::bind(&config)?;
+        let front = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("cannot start a runtime: {error}"))?;
+        let mut ends = front.block_on(async { Ends::new() })?;
+        let prepared = Node::prepare(node_config(&config))?;
+        let peers = members::start(&config, std::mem::take(&mut sockets.peer), &prepared)?;
+        if prepared.must_greet() && !front.block_on(members::greet(&peers, &mut ends))? {
+            peers.stop();
+            return Ok(None);
+        }
+        let node = prepared.start()?;
         let (leader_lost, lost) = watch::channel(false);
         let (stopping, stop) = watch::channel(false);
         let signals = Signals { leader_lost: lost, stopping: stop };
-        Ok(Self { config, sockets, node, signals, leader_lost, stopping })
+        Ok(Some(Self { config, sockets, front, ends, peers, node, signals, leader_lost, stopping }))
     }
 
     /// Serves until a signal asks for the end.
-    fn run(self) -> Result<(), String> {
+    fn run(self) -> Result<(), Failure> {
         let threads = match self.config.api_threads {
             0 => thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -185,53 +213,66 @@ impl Server {
         // Probes and other members' questions have a thread of their own, so that they are answered even when clients
         // keep all the others busy.
         let metrics = start("probe", services.for_metrics())?;
-        let peers = start("peer", services.for_peers())?;
+        let others = start("peer-http", services.for_peers())?;
+        let places = Places::new(OTHER_CONNECTIONS);
+        self.peers.serve_http(move |stream| others.take_in(stream, &places));
         let doors = [
             Door { listeners: self.sockets.client, workers: clients, places: Places::new(self.config.max_connections) },
             Door { listeners: self.sockets.metrics, workers: metrics, places: Places::new(OTHER_CONNECTIONS) },
-            Door { listeners: self.sockets.peer, workers: peers, places: Places::new(OTHER_CONNECTIONS) },
         ];
-        let front = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| format!("cannot start a runtime: {error}"))?;
+        let front = self.front;
         let (node, config, stop) = (&self.node, &self.config, self.signals.stopping.clone());
-        let leader_lost = self.leader_lost;
-        let mut ends = front.block_on(LocalSet::new().run_until(async move {
+        let (leader_lost, peers, mut ends) = (self.leader_lost, &self.peers, self.ends);
+        front.block_on(LocalSet::new().run_until(async {
             let handle = node.handle();
             tokio::task::spawn_local(watch_leader(handle.clone(), config.election_timeout, leader_lost));
             tokio::task::spawn_local(say_when_ready(handle, config.advertise_client.clone()));
-            let mut ends = Ends::new()?;
             doors.into_iter().for_each(|door| door.open(&stop));
-            let signal = ends.next().await;
-            tracing::info!(signal, "stopping");
-            Ok::<_, String>(ends)
+            tokio::select! {
+                signal = ends.next() => {
+                    tracing::info!(signal, "stopping");
+                    Ok(())
+                }
+                failure = members::emptied(peers) => Err(failure),
+            }
         }))?;
         self.stopping.send_replace(true);
-        let node = self.node;
-        let stopped = thread::spawn(move || {
-            let panicked = joins.into_iter().filter_map(|join| join.join().err()).count();
-            node.stop();
-            if panicked == 0 { Ok(()) } else { Err("a thread that serves clients panicked".to_owned()) }
-        });
-        front.block_on(async move {
-            tokio::select! {
-                outcome = tokio::task::spawn_blocking(|| stopped.join()) => match outcome {
-                    Ok(Ok(outcome)) => outcome,
-                    _ => Err("stopping panicked".to_owned()),
-                },
-                signal = ends.next() => {
-                    tracing::warn!(signal, "asked to end a second time, not waiting any longer");
-                    // What was acknowledged is on disk, so an end without ceremony loses nothing; an exit would run
-                    // what libraries have for it, under threads that still use them.
-                    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-                    Err("killed".to_owned())
-                }
-            }
-        })?;
-        tracing::info!("stopped");
-        Ok(())
+        shut_down(front, self.node, self.peers, joins, ends)
     }
+}
+
+/// Takes the member down, from the clients inwards; a second signal does not wait for it.
+fn shut_down(
+    front: runtime::Runtime,
+    node: Node,
+    peers: Peers,
+    workers: Vec<thread::JoinHandle<()>>,
+    mut ends: Ends,
+) -> Result<(), Failure> {
+    let stopped = thread::spawn(move || {
+        let panicked = workers.into_iter().filter_map(|worker| worker.join().err()).count();
+        node.stop();
+        // What the node sent last was queued; the others learn nothing by an end that comes sooner.
+        peers.stop();
+        if panicked == 0 { Ok(()) } else { Err("a thread that serves clients panicked".to_owned()) }
+    });
+    front.block_on(async move {
+        tokio::select! {
+            outcome = tokio::task::spawn_blocking(|| stopped.join()) => match outcome {
+                Ok(Ok(outcome)) => outcome,
+                _ => Err("stopping panicked".to_owned()),
+            },
+            signal = ends.next() => {
+                tracing::warn!(signal, "asked to end a second time, not waiting any longer");
+                // What was acknowledged is on disk, so an end without ceremony loses nothing; an exit would run
+                // what libraries have for it, under threads that still use them.
+                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                Err("killed".to_owned())
+            }
+        }
+    })?;
+    tracing::info!("stopped");
+    Ok(())
 }
 
 /// Sockets, and who serves what comes in through them.

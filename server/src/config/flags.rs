@@ -60,7 +60,7 @@ const TRACING: &str = "distributed tracing is not available in this version";
 const COMPACTION: &str = "automatic compaction is not available in this version; compact from a client";
 const GO: &str = "it concerns the Go runtime, which is not there";
 const ROTATION: &str = "logs go to standard error or output; rotate them where they are collected";
-const SINGLE: &str = "it matters only between members, and this version runs one";
+const CHANGES: &str = "members are not added, removed or compared in this version";
 
 use Kind::{Bool, Choice, Duration, Number, Signed, Text, Urls};
 use Standing::{NoEffect, Refused, Works};
@@ -84,7 +84,7 @@ flags! {
         "heartbeat-interval" Number, "100", Works, "Milliseconds between heartbeats of the leader.";
         "election-timeout" Number, "1000", Works,
             "Milliseconds without a leader after which a member stands for election: 5 heartbeats to 50000.";
-        "initial-election-tick-advance" Bool, "true", NoEffect("a sole voter stands for election at once"),
+        "initial-election-tick-advance" Bool, "true", NoEffect("a sole voter stands for election at once, others wait their time"),
             "Let the first election come early.";
         "listen-peer-urls" Urls, "http://localhost:2380", Works, "Where to listen for other members.";
         "listen-client-urls" Urls, "http://localhost:2379", Works, "Where to listen for clients: gRPC and HTTP.";
@@ -110,8 +110,10 @@ flags! {
         "socket-reuse-address" Bool, "false", Works, "Listen with SO_REUSEADDR (set in any case).";
         "enable-grpc-gateway" Bool, "true", NoEffect("the JSON gateway is not available in this version"),
             "Serve the JSON gateway under /v3.";
-        "raft-read-timeout" Duration, "5s", NoEffect(SINGLE), "Read timeout between members.";
-        "raft-write-timeout" Duration, "5s", NoEffect(SINGLE), "Write timeout between members.";
+        "raft-read-timeout" Duration, "5s", Works,
+            "How long another member may be silent before its connection is closed; at least 5s.";
+        "raft-write-timeout" Duration, "5s", Works,
+            "How long what is sent to another member may go without a sign that it arrived; at least 5s.";
         "feature-gates" Text, "", NoEffect("etcd's feature gates have no counterpart here"),
             "etcd's feature gates, as Name=true,Name=false.";
     }
@@ -144,7 +146,7 @@ flags! {
         "discovery-proxy" Text, "", Refused(DISCOVERY), "Discovery: HTTP proxy.";
         "discovery-srv" Text, "", Refused(DISCOVERY), "Domain of DNS discovery.";
         "discovery-srv-name" Text, "", Refused(DISCOVERY), "Suffix of DNS discovery.";
-        "strict-reconfig-check" Bool, "true", NoEffect(SINGLE), "Refuse changes of members that would lose the quorum.";
+        "strict-reconfig-check" Bool, "true", NoEffect(CHANGES), "Refuse changes of members that would lose the quorum.";
         "pre-vote" Bool, "true", NoEffect("pre-vote is always on"), "Ask before standing for election.";
         "auto-compaction-retention" Text, "0", NoEffect(COMPACTION), "History to keep when compacting by itself.";
         "auto-compaction-mode" Choice(&["periodic", "revision"]), "periodic", NoEffect(COMPACTION),
@@ -215,8 +217,8 @@ flags! {
         "distributed-tracing-sampling-rate" Number, "0", NoEffect(TRACING), "Traces per million calls.";
     }
     "Features" {
-        "corrupt-check-time" Duration, "0s", NoEffect(SINGLE), "Time between comparisons of members.";
-        "compact-hash-check-time" Duration, "1m", NoEffect(SINGLE), "Time between comparisons of compaction hashes.";
+        "corrupt-check-time" Duration, "0s", NoEffect(CHANGES), "Time between comparisons of members.";
+        "compact-hash-check-time" Duration, "1m", NoEffect(CHANGES), "Time between comparisons of compaction hashes.";
         "compaction-batch-limit" Number, "1000", NoEffect("a compaction is one step, whatever it removes"),
             "Revisions that a compaction removes at a time.";
         "compaction-sleep-interval" Duration, "10ms", NoEffect("a compaction is one step, whatever it removes"),
@@ -227,9 +229,9 @@ flags! {
             "Log requests that take longer to apply.";
         "bootstrap-defrag-threshold-megabytes" Number, "0", NoEffect("the store needs no defragmentation"),
             "Defragment at start when this much would be free.";
-        "max-learners" Number, "1", NoEffect(SINGLE), "Most learners in the cluster.";
-        "downgrade-check-time" Duration, "5s", NoEffect(SINGLE), "Time between checks of a downgrade.";
-        "snapshot-catchup-entries" Number, "5000", NoEffect(SINGLE), "Entries kept for members that lag.";
+        "max-learners" Number, "1", NoEffect(CHANGES), "Most learners in the cluster.";
+        "downgrade-check-time" Duration, "5s", NoEffect(CHANGES), "Time between checks of a downgrade.";
+        "snapshot-catchup-entries" Number, "5000", NoEffect("the log is kept by its own bounds"), "Entries kept for members that lag.";
     }
     "Unsafe" {
         "force-new-cluster" Bool, "false", Refused("restore a backup into a new data directory instead"),
@@ -249,5 +251,13 @@ flags! {
         "reader-threads" Number, "2", Works, "Threads for long reads.";
         "max-connections" Number, "20000", Works, "Most connections of clients at a time.";
         "watch-outbox-bytes" Number, "1048576", Works, "Backlog of one watch stream before its watchers lag.";
+        "bootstrap" Bool, "false", Works,
+            "Start a member of the new cluster that --initial-cluster names, or go on as that member and no other.";
+        "join" Text, "", Works, "Join the cluster that serves clients at these URLs, or go on as a member.";
+        "resume" Bool, "false", Works, "Go on as the member in the data directory; refuse an empty one.";
+        "expect-cluster-id" Text, "", Works, "With --resume: the cluster it must be of, in hexadecimal.";
+        "expect-member-id" Text, "", Works, "With --resume: the member it must be, in hexadecimal.";
+        "termination-log" Text, "/dev/termination-log", Works,
+            "File that is told why the member ended, if it ended by itself and the file exists.";
     }
 }

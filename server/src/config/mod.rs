@@ -45,10 +45,16 @@ pub struct Config {
     pub listen_metrics: Vec<Url>,
     pub advertise_client: Vec<Url>,
     pub advertise_peer: Vec<Url>,
-    /// Members of a new cluster and where they are reached, by name; this member is among them.
-    pub initial_cluster: BTreeMap<String, Vec<Url>>,
+    /// Members of a new cluster and where they are reached, by name; this member is among them. What is wrong with it
+    /// matters only when there is a member to be made of it: etcd looks at it only then.
+    pub initial_cluster: Result<BTreeMap<String, Vec<Url>>, String>,
     pub initial_cluster_token: String,
-    pub join_existing: bool,
+    pub mode: Mode,
+    /// How long another member may be silent.
+    pub raft_read_timeout: Duration,
+    /// How long what is sent to another member may go without a sign that it arrived.
+    pub raft_write_timeout: Duration,
+    pub termination_log: PathBuf,
     pub heartbeat: Duration,
     pub election_timeout: Duration,
     pub max_txn_ops: usize,
@@ -71,6 +77,21 @@ pub struct Config {
     pub watch_outbox_bytes: usize,
     /// What to log once there is a log.
     pub notes: Vec<Note>,
+}
+
+/// What the data directory is to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// etcd's way: a member, or nothing, which becomes a member of a new cluster.
+    New,
+    /// etcd's `--initial-cluster-state=existing`: a member; nothing would have to join a cluster.
+    Existing,
+    /// The member that the initial cluster names, or nothing, which becomes it.
+    Bootstrap,
+    /// A member; nothing would have to join the cluster at these URLs.
+    Join(Vec<Url>),
+    /// A member, and of these ids where one is given.
+    Resume { cluster: Option<u64>, member: Option<u64> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +139,9 @@ const MAX_STREAMS: u64 = 65_536;
 /// etcd's `minWatchProgressInterval`.
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
+/// etcd's `rafthttp.DefaultConnReadTimeout`, which is also the least it takes.
+const MIN_RAFT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Reads a start line (without the program's name) and the environment.
 pub fn read(
     arguments: impl IntoIterator<Item = String>,
@@ -144,13 +168,7 @@ fn check(mut given: Given) -> Result<Config, String> {
     };
     let (heartbeat, election_timeout) = timing(&values)?;
     let urls = Addresses::check(&values, &name)?;
-    if urls.initial_cluster.len() > 1 {
-        return Err("--initial-cluster names more than one member; this version runs clusters of one".to_owned());
-    }
-    let join_existing = values.text("initial-cluster-state") == "existing";
-    if join_existing {
-        return Err("--initial-cluster-state=existing: joining a cluster is not available in this version".to_owned());
-    }
+    let mode = mode(&values)?;
     let quota_bytes = match values.signed("quota-backend-bytes") {
         0 => DEFAULT_QUOTA,
         quota => quota.max(0),
@@ -172,7 +190,10 @@ fn check(mut given: Given) -> Result<Config, String> {
         advertise_peer: urls.advertise_peer,
         initial_cluster: urls.initial_cluster,
         initial_cluster_token: values.text("initial-cluster-token"),
-        join_existing,
+        mode,
+        raft_read_timeout: values.duration("raft-read-timeout").max(MIN_RAFT_TIMEOUT),
+        raft_write_timeout: values.duration("raft-write-timeout").max(MIN_RAFT_TIMEOUT),
+        termination_log: PathBuf::from(values.text("termination-log")),
         heartbeat,
         election_timeout,
         max_txn_ops: values.size("max-txn-ops")?,
@@ -231,6 +252,33 @@ fn is_default(flag: &Flag, given: &str) -> bool {
         Kind::Duration => value::duration(given) == value::duration(flag.default),
         Kind::Text | Kind::Urls | Kind::Choice(_) => given == flag.default || given.is_empty(),
     }
+}
+
+/// Conclave's own modes exclude each other and say for certain what etcd's flags leave to what the disk holds.
+fn mode(values: &Values<'_>) -> Result<Mode, String> {
+    let join = values.urls("join")?;
+    let (bootstrap, resume) = (values.boolean("bootstrap"), values.boolean("resume"));
+    let existing = values.text("initial-cluster-state") == "existing";
+    let modes = [("--bootstrap", bootstrap), ("--join", !join.is_empty()), ("--resume", resume)];
+    let asked: Vec<_> = modes.into_iter().filter(|(_, asked)| *asked).map(|(name, _)| name).collect();
+    if asked.len() > 1 {
+        return Err(format!("{} exclude each other", asked.join(" and ")));
+    }
+    if existing && bootstrap {
+        return Err("--bootstrap makes a new cluster, --initial-cluster-state=existing joins one".to_owned());
+    }
+    let expected = (values.id("expect-cluster-id")?, values.id("expect-member-id")?);
+    if !resume && expected != (None, None) {
+        return Err("--expect-cluster-id and --expect-member-id belong to --resume".to_owned());
+    }
+    join.iter().try_for_each(Url::check_reachable)?;
+    Ok(match (bootstrap, resume, existing) {
+        (true, ..) => Mode::Bootstrap,
+        (_, true, _) => Mode::Resume { cluster: expected.0, member: expected.1 },
+        _ if !join.is_empty() => Mode::Join(join),
+        (.., true) => Mode::Existing,
+        _ => Mode::New,
+    })
 }
 
 fn timing(values: &Values<'_>) -> Result<(Duration, Duration), String> {
@@ -306,7 +354,7 @@ struct Addresses {
     listen_metrics: Vec<Url>,
     advertise_client: Vec<Url>,
     advertise_peer: Vec<Url>,
-    initial_cluster: BTreeMap<String, Vec<Url>>,
+    initial_cluster: Result<BTreeMap<String, Vec<Url>>, String>,
 }
 
 impl Addresses {
@@ -326,20 +374,18 @@ impl Addresses {
             url.check_reachable()?;
         }
         let initial_cluster = match values.text("initial-cluster") {
-            text if text.is_empty() => BTreeMap::from([(name.to_owned(), advertise_peer.clone())]),
-            text => initial_cluster(&text)?,
+            text if text.is_empty() => Ok(BTreeMap::from([(name.to_owned(), advertise_peer.clone())])),
+            text => initial_cluster(&text),
         };
-        match initial_cluster.get(name) {
-            None => return Err(format!("couldn't find local name {name:?} in the initial cluster configuration")),
-            Some(urls) if *urls != advertise_peer => {
-                return Err(format!(
-                    "--initial-cluster has {name}={} but --initial-advertise-peer-urls is {}",
-                    join(urls),
-                    join(&advertise_peer)
-                ));
-            }
-            Some(_) => {}
-        }
+        let initial_cluster = initial_cluster.and_then(|members| match members.get(name) {
+            None => Err(format!("couldn't find local name {name:?} in the initial cluster configuration")),
+            Some(urls) if *urls != advertise_peer => Err(format!(
+                "--initial-cluster has {name}={} but --initial-advertise-peer-urls is {}",
+                join(urls),
+                join(&advertise_peer)
+            )),
+            Some(_) => Ok(members),
+        });
         Ok(Self { listen_client, listen_peer, listen_metrics, advertise_client, advertise_peer, initial_cluster })
     }
 }
@@ -396,6 +442,16 @@ impl Values<'_> {
     fn size(&self, name: &str) -> Result<usize, String> {
         let number = self.number(name);
         usize::try_from(number).map_err(|_| format!("--{name}[{number}] is more than this machine can address"))
+    }
+
+    /// An id as etcd's tools print them.
+    fn id(&self, name: &str) -> Result<Option<u64>, String> {
+        let text = self.text(name);
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let id = u64::from_str_radix(text.strip_prefix("0x").unwrap_or(&text), 16).ok().filter(|id| *id != 0);
+        id.map(Some).ok_or_else(|| format!("--{name}={text}: not an id in hexadecimal"))
     }
 
     fn urls(&self, name: &str) -> Result<Vec<Url>, String> {

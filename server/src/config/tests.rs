@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::{
-    Asked, Config, StartError, completion,
+    Asked, Config, Mode, StartError, completion,
     flags::{FLAGS, Kind, Standing},
     help, read, value, version,
 };
@@ -81,7 +81,7 @@ fn names() {
     assert_eq!(config.quota_bytes, 2_147_483_648);
     assert_eq!(config.election_timeout, Duration::from_secs(1));
     assert_eq!(config.keepalive_interval, Some(Duration::from_secs(7200)));
-    assert_eq!(config.initial_cluster.keys().collect::<Vec<_>>(), ["default"]);
+    assert_eq!(config.initial_cluster.unwrap().keys().collect::<Vec<_>>(), ["default"]);
 }
 
 #[test]
@@ -136,11 +136,6 @@ fn values_that_are_refused() {
     says("--listen-peer-urls=1.2.3.4:1", "URL scheme must be");
     says("--listen-peer-urls=https://1.2.3.4:1", "TLS is not available");
     says("--advertise-client-urls=http://:1", "unexpected empty host");
-    says("--initial-cluster=a=http://a:1", "couldn't find local name \"default\"");
-    says("--initial-cluster=default=http://a:1", "--initial-advertise-peer-urls is http://localhost:2380");
-    says("--initial-cluster=default", "not of the form name=URL");
-    says("--initial-cluster=default=http://localhost:2380,b=http://b:1", "clusters of one");
-    says("--initial-cluster-state=existing", "not available");
     says("--heartbeat-interval=0", "--heartbeat-interval must be >0");
     says("--election-timeout=499", "at least as 5 times");
     says("--election-timeout=50001", "too long");
@@ -149,6 +144,57 @@ fn values_that_are_refused() {
     says("--memtable-bytes=999999999999", "must not be larger");
     says("--log-outputs=/var/log/x", "only default, stderr and stdout");
     says("--wal-dir=/x", "mount the fast disk");
+}
+
+/// etcd looks at the initial cluster only when there is no member in the data directory.
+#[test]
+fn what_is_wrong_with_the_initial_cluster_waits() {
+    let says = |argument: &str, text: &str| {
+        let refused = config(&["--name=default", argument]).initial_cluster.unwrap_err();
+        assert!(refused.contains(text), "{argument}: {refused}");
+    };
+    says("--initial-cluster=a=http://a:1", "couldn't find local name \"default\"");
+    says("--initial-cluster=default=http://a:1", "--initial-advertise-peer-urls is http://localhost:2380");
+    says("--initial-cluster=default", "not of the form name=URL");
+    says("--initial-cluster=default=https://localhost:2380", "TLS is not available");
+    let three = "--initial-cluster=c=http://c:1,default=http://localhost:2380,b=http://b:2,b=http://b:1";
+    let members = config(&[three]).initial_cluster.unwrap();
+    assert_eq!(members.keys().collect::<Vec<_>>(), ["b", "c", "default"]);
+    assert_eq!(super::join(&members["b"]), "http://b:1,http://b:2");
+}
+
+#[test]
+fn modes() {
+    let mode = |arguments: &[&str]| config(arguments).mode;
+    assert_eq!(mode(&[]), Mode::New);
+    assert_eq!(mode(&["--initial-cluster-state=existing"]), Mode::Existing);
+    assert_eq!(mode(&["--bootstrap"]), Mode::Bootstrap);
+    assert_eq!(mode(&["--bootstrap=false"]), Mode::New);
+    assert_eq!(mode(&["--resume", "--initial-cluster-state=existing"]), Mode::Resume { cluster: None, member: None });
+    let expected = ["--resume", "--expect-cluster-id=cdf818194e3a8c32", "--expect-member-id=0x8e9e05c52164694d"];
+    assert_eq!(
+        mode(&expected),
+        Mode::Resume { cluster: Some(0xcdf8_1819_4e3a_8c32), member: Some(0x8e9e_05c5_2164_694d) }
+    );
+    assert!(matches!(mode(&["--join=http://a:1,http://b:2"]), Mode::Join(urls) if urls.len() == 2));
+    let says = |arguments: &[&str], text: &str| {
+        let (refused, _) = refusal(arguments);
+        assert!(refused.contains(text), "{arguments:?}: {refused}");
+    };
+    says(&["--bootstrap", "--resume"], "--bootstrap and --resume exclude each other");
+    says(&["--bootstrap", "--resume", "--join=http://a:1"], "--bootstrap and --join and --resume exclude");
+    says(&["--bootstrap", "--initial-cluster-state=existing"], "--bootstrap makes a new cluster");
+    says(&["--expect-member-id=1"], "belong to --resume");
+    says(&["--resume", "--expect-member-id=xyz"], "not an id in hexadecimal");
+    says(&["--resume", "--expect-cluster-id=0"], "not an id in hexadecimal");
+    says(&["--join=a:1"], "URL scheme must be");
+    says(&["--join=http://:1"], "unexpected empty host");
+}
+
+#[test]
+fn patience_with_members_has_a_least() {
+    let config = config(&["--raft-read-timeout=1s", "--raft-write-timeout=7s"]);
+    assert_eq!((config.raft_read_timeout.as_secs(), config.raft_write_timeout.as_secs()), (5, 7));
 }
 
 #[test]

@@ -97,7 +97,7 @@ pub use self::{
     reclaim::give_back,
     recovery::{Mismatch, StateFacts, fit, may_bootstrap},
     shared::Identity,
-    start::{InitialMember, Node, NodeConfig, Prepared, StartError},
+    start::{EXIT_IDENTITY, InitialMember, Mode, Node, NodeConfig, Prepared, StartError},
     stats::{BUCKETS_US, Histogram, Stats},
     thread::{EXIT_STATE, spawn},
     transport::{Lane, Outbox, Traffic, Transport},

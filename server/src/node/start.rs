@@ -15,7 +15,7 @@ use crate::{
     engine::{self, Engine, EngineOptions},
     members::{self, Member},
     state::State,
-    types::MemberId,
+    types::{ClusterId, MemberId},
     watch::HubOptions,
 };
 
@@ -26,6 +26,22 @@ pub struct InitialMember {
     pub peer_urls: Vec<String>,
 }
 
+/// What the data folder is to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A member, or nothing: then one is founded.
+    Found,
+    /// The member that would be founded, or nothing: then it is founded.
+    FoundThis,
+    /// A member that ran before, and with these ids where they are given.
+    Resume {
+        cluster: Option<ClusterId>,
+        member: Option<MemberId>,
+        /// What to tell whoever started this on nothing.
+        on_nothing: &'static str,
+    },
+}
+
 /// All that a member is told. Times in milliseconds, sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -33,8 +49,10 @@ pub struct NodeConfig {
     pub name: String,
     /// What the member tells others to reach it by.
     pub client_urls: Vec<String>,
-    /// The first members; which of them this one is, its name says. Looked at only at the first start.
-    pub initial: Vec<InitialMember>,
+    pub mode: Mode,
+    /// The first members; which of them this one is, its name says. Looked at only at the first start, and what is wrong
+    /// with it told only then.
+    pub initial: Result<Vec<InitialMember>, String>,
     pub token: String,
     pub engine: EngineOptions,
     pub log_segment_bytes: u64,
@@ -53,7 +71,8 @@ impl NodeConfig {
             data_dir,
             name: name.to_owned(),
             client_urls: vec![client_url.to_owned()],
-            initial: vec![this],
+            mode: Mode::Found,
+            initial: Ok(vec![this]),
             token: "etcd-cluster".to_owned(),
             engine,
             log_segment_bytes: LogOptions::SEGMENT_BYTES,
@@ -70,6 +89,12 @@ impl NodeConfig {
 pub enum StartError {
     #[error("the initial cluster does not name this member ({0}), or names it twice")]
     NotInitial(String),
+    #[error("{0}")]
+    Initial(String),
+    #[error("data folder {path}: {found}. {on_nothing}")]
+    Nothing { path: PathBuf, found: &'static str, on_nothing: &'static str },
+    #[error("data folder {path} holds {what} {found:x}, and {expected:x} was expected. It was not touched")]
+    Unexpected { path: PathBuf, what: &'static str, found: u64, expected: u64 },
     #[error(
         "requests of {max_request_bytes} bytes do not fit the segments of the raft log, which take requests of up to \
          {fits} bytes: lower --max-request-bytes"
@@ -92,6 +117,35 @@ pub enum StartError {
     Mismatch(#[from] Mismatch),
     #[error("{0}")]
     Raft(String),
+}
+
+/// Exit code of a member that must not run with what it was given: its folder is empty, another's, or forgets what it
+/// promised. `EX_CONFIG` of `sysexits.h`.
+pub const EXIT_IDENTITY: i32 = 78;
+
+impl StartError {
+    /// The code to end with, and one word for machines.
+    #[must_use]
+    pub fn exit(&self) -> (i32, &'static str) {
+        match self {
+            Self::Nothing { .. } => (EXIT_IDENTITY, "empty-data"),
+            Self::Unexpected { .. } | Self::OtherMember(_) => (EXIT_IDENTITY, "identity-mismatch"),
+            Self::Mismatch(Mismatch::StateLost) | Self::DataDir(DataDirError::Incomplete { .. }) => {
+                (EXIT_IDENTITY, "data-lost")
+            }
+            Self::DataDir(DataDirError::Corrupt { .. } | DataDirError::CorruptPeers { .. }) => {
+                (EXIT_IDENTITY, "identity-damaged")
+            }
+            Self::DataDir(DataDirError::Etcd(_) | DataDirError::NotOurs { .. }) => (EXIT_IDENTITY, "foreign-data"),
+            Self::Log(log::OpenError::HardStateLost { .. } | log::OpenError::Foreign { .. }) => {
+                (EXIT_IDENTITY, "hard-state-lost")
+            }
+            Self::NotInitial(_) | Self::Initial(_) | Self::SameUrls | Self::RequestLimit { .. } => (1, "configuration"),
+            Self::DataDir(_) | Self::Log(_) | Self::Engine(_) | Self::Mismatch(_) | Self::Raft(_) => {
+                (1, "start-failed")
+            }
+        }
+    }
 }
 
 /// A running member. Dropping it without [`Node::stop`] leaves its threads running until the process ends: that is a
@@ -281,18 +335,55 @@ impl Node {
 
 /// The member's folder; a new one is founded with the ids that etcd would give.
 fn open_dir(config: &NodeConfig) -> Result<DataDir, StartError> {
+    if let Mode::Resume { on_nothing, .. } = config.mode
+        && std::fs::metadata(&config.data_dir).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    {
+        // Not even the folder is made.
+        return Err(StartError::Nothing { path: config.data_dir.clone(), found: "it does not exist", on_nothing });
+    }
     let dir = match DataDir::open(&config.data_dir)? {
-        Opened::Existing(dir) => dir,
+        Opened::Existing(dir) => {
+            expected(config, dir.identity())?;
+            dir
+        }
         Opened::Fresh(fresh) => {
+            if let Mode::Resume { on_nothing, .. } = config.mode {
+                return Err(StartError::Nothing { path: config.data_dir.clone(), found: "it is empty", on_nothing });
+            }
             let first = first_members(config)?;
-            let ids: Vec<_> = first.all.iter().map(|member| member.id).collect();
-            fresh.found(Stored::new(members::cluster_id(&ids), first.this, rand::random()))?
+            fresh.found(Stored::new(first.cluster(), first.this, rand::random()))?
         }
     };
     if let Some(mode) = dir.loose_permissions() {
         tracing::warn!(target: "conclave", mode = format_args!("{mode:o}"), "others may look into the data folder");
     }
     Ok(dir)
+}
+
+/// Whether the member in the folder is one that the mode allows.
+fn expected(config: &NodeConfig, found: &Stored) -> Result<(), StartError> {
+    let (cluster, member) = match config.mode {
+        Mode::Found => return Ok(()),
+        Mode::FoundThis => {
+            let first = first_members(config)?;
+            (Some(first.cluster()), Some(first.this))
+        }
+        Mode::Resume { on_nothing, .. } if !found.initialised => {
+            let path = config.data_dir.clone();
+            return Err(StartError::Nothing { path, found: "the member in it never ran", on_nothing });
+        }
+        Mode::Resume { cluster, member, .. } => (cluster, member),
+    };
+    let pairs = [
+        ("cluster", found.cluster.0, cluster.map(|cluster| cluster.0)),
+        ("member", found.member.0, member.map(|member| member.0)),
+    ];
+    for (what, found, expected) in pairs {
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            return Err(StartError::Unexpected { path: config.data_dir.clone(), what, found, expected });
+        }
+    }
+    Ok(())
 }
 
 fn facts(state: &State) -> StateFacts {
@@ -304,10 +395,18 @@ struct First {
     this: MemberId,
 }
 
+impl First {
+    fn cluster(&self) -> ClusterId {
+        let ids: Vec<_> = self.all.iter().map(|member| member.id).collect();
+        members::cluster_id(&ids)
+    }
+}
+
 /// The members that the configuration names, with the ids that etcd would give them. Names are published by the members
 /// themselves.
 fn first_members(config: &NodeConfig) -> Result<First, StartError> {
-    let mut named = config.initial.iter().filter(|member| member.name == config.name);
+    let initial = config.initial.as_ref().map_err(|error| StartError::Initial(error.clone()))?;
+    let mut named = initial.iter().filter(|member| member.name == config.name);
     let (Some(this), None) = (named.next(), named.next()) else {
         return Err(StartError::NotInitial(config.name.clone()));
     };
@@ -319,7 +418,7 @@ fn first_members(config: &NodeConfig) -> Result<First, StartError> {
         client_urls: Vec::new(),
         learner: false,
     };
-    let all: Vec<_> = config.initial.iter().map(member).collect();
+    let all: Vec<_> = initial.iter().map(member).collect();
     let mut ids: Vec<_> = all.iter().map(|member| member.id).collect();
     ids.sort_unstable();
     ids.dedup();

@@ -74,7 +74,7 @@ impl Places {
         Arc::new(Self { taken: AtomicUsize::new(0), max })
     }
 
-    fn take(self: &Arc<Self>) -> Option<Place> {
+    pub(super) fn take(self: &Arc<Self>) -> Option<Place> {
         let place = Place(Arc::clone(self));
         // Taken before it is compared: a place too many is given back by the drop.
         (self.taken.fetch_add(1, Relaxed) < self.max).then_some(place)

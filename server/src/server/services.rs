@@ -5,11 +5,12 @@ use std::{rc::Rc, sync::Arc};
 use super::{connection::Service, thread_failed, worker::MakeService};
 use crate::{
     api::{Api, CLUSTER_VERSION, ETCD_VERSION, Limits, Method, Readers, Signals},
-    config::{Config, Url},
+    config::{self, Config, Url},
     engine::EngineOptions,
     http::{Checks, Face, Http, MethodLabels, Shared, Versions},
     metrics::Calls,
-    node::{InitialMember, NodeConfig, log::LogOptions},
+    node::{InitialMember, Mode, NodeConfig, log::LogOptions},
+    types::{ClusterId, MemberId},
 };
 
 /// What the node is told of the configuration.
@@ -19,11 +20,10 @@ pub(super) fn node_config(config: &Config) -> NodeConfig {
         data_dir: config.data_dir.clone(),
         name: config.name.clone(),
         client_urls: texts(&config.advertise_client),
-        initial: config
-            .initial_cluster
-            .iter()
-            .map(|(name, urls)| InitialMember { name: name.clone(), peer_urls: texts(urls) })
-            .collect(),
+        mode: mode(&config.mode),
+        initial: config.initial_cluster.clone().map(|members| {
+            members.iter().map(|(name, urls)| InitialMember { name: name.clone(), peer_urls: texts(urls) }).collect()
+        }),
         token: config.initial_cluster_token.clone(),
         engine: EngineOptions {
             block_cache_bytes: config.block_cache_bytes,
@@ -35,6 +35,26 @@ pub(super) fn node_config(config: &Config) -> NodeConfig {
         heartbeat_ms: milliseconds(config.heartbeat),
         election_ms: milliseconds(config.election_timeout),
         max_request_bytes: config.max_request_bytes,
+    }
+}
+
+fn mode(mode: &config::Mode) -> Mode {
+    let on_nothing = |on_nothing| Mode::Resume { cluster: None, member: None, on_nothing };
+    match mode {
+        config::Mode::New => Mode::Found,
+        config::Mode::Bootstrap => Mode::FoundThis,
+        config::Mode::Existing => on_nothing(
+            "--initial-cluster-state=existing would let it join a cluster, which is not available in this version",
+        ),
+        config::Mode::Join(_) => {
+            on_nothing("--join would let it join a cluster, which is not available in this version")
+        }
+        config::Mode::Resume { cluster, member } => Mode::Resume {
+            cluster: cluster.map(ClusterId),
+            member: member.map(MemberId),
+            on_nothing: "--resume goes on with a member that ran before and makes none: restore the folder, or remove the \
+                         member from its cluster and add another one",
+        },
     }
 }
 

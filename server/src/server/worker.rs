@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     connection::{self, Service, Settings},
-    listen::Place,
+    listen::{Place, Places},
 };
 use crate::node::{Handle, Node};
 
@@ -75,6 +75,13 @@ impl Workers {
             threads.push(thread);
         }
         Ok((Self { workers }, threads))
+    }
+
+    /// Takes a connection that somebody else accepted; closes it when there is no place.
+    pub(super) fn take_in(&self, stream: TcpStream, places: &Arc<Places>) {
+        if let Some(place) = places.take() {
+            self.hand_over(stream, place);
+        }
     }
 
     /// Gives a connection to the worker that has the fewest.

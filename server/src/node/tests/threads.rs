@@ -13,9 +13,9 @@ use crate::{
     engine::EngineOptions,
     error::Error,
     lease, members, mvcc,
-    node::{Handle, Node, NodeConfig, StartError, datadir::DataDirError},
+    node::{EXIT_IDENTITY, Handle, Mode, Node, NodeConfig, StartError, datadir::DataDirError},
     state::Reply,
-    types::{LeaseId, Revision},
+    types::{ClusterId, LeaseId, MemberId, Revision},
     watch::{Create, Input, Outbox},
 };
 
@@ -173,7 +173,7 @@ fn a_member_publishes_itself() {
     node.stop();
     // The identity is kept, whatever the settings of a later start are.
     let mut other = config(dir.path());
-    other.initial.clear();
+    other.initial = Err("nobody looks at it".to_owned());
     let node = Node::start(other).unwrap();
     assert_eq!((node.status().member, node.status().cluster), (status.member, status.cluster));
     node.stop();
@@ -194,6 +194,42 @@ fn a_member_that_is_not_in_the_initial_cluster_is_refused() {
     let mut wrong = config(dir.path());
     wrong.name = "two".to_owned();
     assert!(matches!(Node::start(wrong).map(|_| ()), Err(StartError::NotInitial(name)) if name == "two"));
+}
+
+#[test]
+fn a_mode_that_goes_on_refuses_what_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let resume = |cluster, member| NodeConfig {
+        mode: Mode::Resume { cluster, member, on_nothing: "restore it" },
+        ..config(dir.path())
+    };
+    let refused = |config: NodeConfig| Node::start(config).map(|_| ()).unwrap_err();
+    assert!(matches!(refused(resume(None, None)), StartError::Nothing { found: "it does not exist", .. }));
+    assert!(!dir.path().join("data").exists(), "a refused start makes nothing");
+    std::fs::create_dir(dir.path().join("data")).unwrap();
+    let empty = refused(resume(None, None));
+    assert!(matches!(empty, StartError::Nothing { found: "it is empty", .. }));
+    assert_eq!(empty.exit(), (EXIT_IDENTITY, "empty-data"));
+    drop(Node::prepare(config(dir.path())).unwrap());
+    assert!(matches!(refused(resume(None, None)), StartError::Nothing { found: "the member in it never ran", .. }));
+
+    let node = Node::start(NodeConfig { mode: Mode::FoundThis, ..config(dir.path()) }).unwrap();
+    let status = node.status();
+    node.stop();
+    for right in [
+        resume(None, None),
+        resume(Some(status.cluster), Some(status.member)),
+        NodeConfig { mode: Mode::FoundThis, ..config(dir.path()) },
+    ] {
+        Node::start(right).unwrap().stop();
+    }
+    let other = ClusterId(status.cluster.0 + 1);
+    let wrong = refused(resume(Some(other), Some(status.member)));
+    assert!(matches!(wrong, StartError::Unexpected { what: "cluster", .. }));
+    assert_eq!(wrong.exit(), (EXIT_IDENTITY, "identity-mismatch"));
+    assert!(matches!(refused(resume(None, Some(MemberId(1)))), StartError::Unexpected { what: "member", .. }));
+    let another = NodeConfig { mode: Mode::FoundThis, token: "another".to_owned(), ..config(dir.path()) };
+    assert!(matches!(refused(another), StartError::Unexpected { .. }));
 }
 
 #[test]
