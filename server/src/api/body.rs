@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::{
+    frame::Framed,
     metadata::Tally,
     status::{Status, ok_trailers},
 };
@@ -25,8 +26,8 @@ enum Inner {
     Empty,
     /// Plain HTTP.
     Whole(Bytes),
-    /// A unary reply: one DATA frame, then trailers.
-    Unary { message: Option<Bytes> },
+    /// A unary reply: one message, then trailers.
+    Unary { message: Framed },
     /// The messages of a stream as its handler makes them, then trailers.
     Streamed(Streamed),
 }
@@ -75,8 +76,8 @@ impl Body {
     }
 
     /// A framed message, then the trailers of success.
-    pub(super) fn unary(message: Bytes) -> Self {
-        Self(Inner::Unary { message: Some(message) })
+    pub(super) fn unary(message: Framed) -> Self {
+        Self(Inner::Unary { message })
     }
 
     /// Runs `handler`, which sends through what it is given, as long as the body is polled.
@@ -130,8 +131,8 @@ impl http_body::Body for Body {
             Inner::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Inner::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Inner::Unary { message } => {
-                if let Some(message) = message.take() {
-                    return Poll::Ready(Some(Ok(Frame::data(message))));
+                if let Some(piece) = message.next_piece() {
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
                 self.0 = Inner::Empty;
                 Poll::Ready(Some(Ok(Frame::trailers(ok_trailers()))))

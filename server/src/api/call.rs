@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header::CONTEN
 
 use super::{
     Api, Body, Method, Shape, cluster, frame,
-    frame::Messages,
+    frame::{Framed, Messages},
     health, kv, lease, maintenance,
     metadata::{self, Metadata, Tally},
     method, range, range_stream,
@@ -84,14 +84,14 @@ impl Api {
         Ok(metadata)
     }
 
-    async fn unary<B>(&self, method: Method, mut messages: Messages<B>, metadata: Metadata) -> Result<Bytes, Status>
+    async fn unary<B>(&self, method: Method, mut messages: Messages<B>, metadata: Metadata) -> Result<Framed, Status>
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
         let message = messages.only().await?;
         self.calls.received(message.len());
-        match method {
-            Method::Range => range::range(self, message).await,
+        let reply = match method {
+            Method::Range => return range::range(self, message).await,
             Method::Put => kv::put(self, message, metadata.idempotency).await,
             Method::DeleteRange => kv::delete_range(self, message, metadata.idempotency).await,
             Method::Txn => kv::txn(self, message, metadata.idempotency).await,
@@ -108,7 +108,8 @@ impl Api {
             Method::HealthCheck => health::check(message),
             Method::HealthList => health::list(message),
             other => Err(Status::not_built(&format!("{}/{}", other.service(), other.name()))),
-        }
+        };
+        reply.map(Framed::from)
     }
 
     fn stream<B>(

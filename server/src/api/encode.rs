@@ -7,7 +7,10 @@ use prost::{
     encoding::{encode_varint, encoded_len_varint},
 };
 
-use super::{frame, status::Status};
+use super::{
+    frame::{self, Framed},
+    status::Status,
+};
 use crate::{
     error::Code,
     mvcc::{Summary, VersionRef},
@@ -15,6 +18,13 @@ use crate::{
 
 /// The largest message that clients take (etcd's `maxSendBytes`, the largest signed 32-bit number).
 const MAX_SEND: usize = i32::MAX as usize;
+
+/// Bytes of a piece, more or less: small enough that it is never moved far to grow and that the allocator has one at hand,
+/// large enough to fill several DATA frames.
+const PIECE: usize = 64 * 1024;
+
+/// A header of four large numbers, one key's numbers, count and more.
+const NUMBERS: usize = 128;
 
 /// Room before a message for what can be known only when it is whole: gRPC's prefix, and the tag and length of the
 /// field that wraps it in a stream.
@@ -33,8 +43,14 @@ const KV_VERSION: u8 = 4 << 3;
 const KV_VALUE: u8 = 5 << 3 | 2;
 const KV_LEASE: u8 = 6 << 3;
 
-/// A RangeResponse that grows. Fields of value zero are left out, as proto3 wants.
+/// A RangeResponse that grows, piece by piece: what was written is never moved. Fields of value zero are left out, as
+/// proto3 wants.
 pub(super) struct RangeReply {
+    /// The message's beginning, once the piece that is written is another.
+    first: Option<BytesMut>,
+    /// The pieces between the two.
+    full: Vec<Bytes>,
+    full_bytes: usize,
     buffer: BytesMut,
     /// Bytes that were not written because the message is too large for any client; it ends in an error.
     dropped: usize,
@@ -44,11 +60,9 @@ pub(super) struct RangeReply {
 impl RangeReply {
     /// `expected` bytes of keys and values are likely to come.
     pub(super) fn new(expected: usize) -> Self {
-        /// A header of four large numbers, one key's numbers, count and more.
-        const NUMBERS: usize = 128;
         let mut buffer = BytesMut::with_capacity(RESERVE + NUMBERS + expected);
         buffer.put_bytes(0, RESERVE);
-        Self { buffer, dropped: 0, keys: 0 }
+        Self { first: None, full: Vec::new(), full_bytes: 0, buffer, dropped: 0, keys: 0 }
     }
 
     pub(super) fn header(&mut self, header: &pb::ResponseHeader) {
@@ -66,12 +80,12 @@ impl RangeReply {
             + bytes_len(value)
             + number_len(lease);
         let whole = 1 + encoded_len_varint(length as u64) + length;
-        if self.dropped > 0 || self.buffer.len() + whole > MAX_SEND {
+        if self.dropped > 0 || self.len() + whole > MAX_SEND {
             self.dropped += whole;
             return;
         }
         self.keys += 1;
-        self.buffer.reserve(whole);
+        self.make_room(whole);
         self.buffer.put_u8(RESPONSE_KVS);
         encode_varint(length as u64, &mut self.buffer);
         put_bytes(&mut self.buffer, KV_KEY, version.key);
@@ -80,6 +94,22 @@ impl RangeReply {
         put_number(&mut self.buffer, KV_VERSION, version.version);
         put_bytes(&mut self.buffer, KV_VALUE, value);
         put_number(&mut self.buffer, KV_LEASE, lease);
+    }
+
+    /// For so many bytes in a row, in this piece or a new one.
+    fn make_room(&mut self, bytes: usize) {
+        if self.buffer.len() + bytes <= PIECE {
+            // Short replies are most: they begin small.
+            self.buffer.reserve(bytes);
+            return;
+        }
+        let next = BytesMut::with_capacity(bytes.max(PIECE) + NUMBERS);
+        let full = std::mem::replace(&mut self.buffer, next);
+        self.full_bytes += full.len();
+        match self.first {
+            None => self.first = Some(full),
+            Some(_) => self.full.push(full.freeze()),
+        }
     }
 
     pub(super) fn summary(&mut self, summary: Summary) {
@@ -93,26 +123,42 @@ impl RangeReply {
 
     /// Bytes of the message so far.
     pub(super) fn len(&self) -> usize {
-        self.buffer.len() - RESERVE
+        self.full_bytes + self.buffer.len() - RESERVE
     }
 
     /// The framed RangeResponse.
-    pub(super) fn finish(mut self) -> Result<Bytes, Status> {
+    pub(super) fn finish(mut self) -> Result<Framed, Status> {
         let length = self.check_size()?;
-        self.buffer.advance(RESERVE - frame::PREFIX);
-        write_prefix(&mut self.buffer, length);
-        Ok(self.buffer.freeze())
+        let first = self.first();
+        first.advance(RESERVE - frame::PREFIX);
+        write_prefix(first, length);
+        Ok(self.freeze())
     }
 
     /// The framed RangeStreamResponse around it.
-    pub(super) fn finish_streamed(mut self) -> Result<Bytes, Status> {
+    pub(super) fn finish_streamed(mut self) -> Result<Framed, Status> {
         let inner = self.check_size()?;
         let wrapper = 1 + encoded_len_varint(inner as u64);
-        self.buffer.advance(RESERVE - frame::PREFIX - wrapper);
-        write_prefix(&mut self.buffer, wrapper + inner);
-        self.buffer[frame::PREFIX] = STREAM_RANGE_RESPONSE;
-        encode_varint(inner as u64, &mut &mut self.buffer[frame::PREFIX + 1..]);
-        Ok(self.buffer.freeze())
+        let first = self.first();
+        first.advance(RESERVE - frame::PREFIX - wrapper);
+        write_prefix(first, wrapper + inner);
+        first[frame::PREFIX] = STREAM_RANGE_RESPONSE;
+        encode_varint(inner as u64, &mut &mut first[frame::PREFIX + 1..]);
+        Ok(self.freeze())
+    }
+
+    fn first(&mut self) -> &mut BytesMut {
+        self.first.as_mut().unwrap_or(&mut self.buffer)
+    }
+
+    fn freeze(mut self) -> Framed {
+        match self.first {
+            None => Framed::from(self.buffer.freeze()),
+            Some(first) => {
+                self.full.push(self.buffer.freeze());
+                Framed::new(first.freeze(), self.full)
+            }
+        }
     }
 
     fn check_size(&self) -> Result<usize, Status> {

@@ -150,6 +150,36 @@ fn length(held: &[u8]) -> Option<usize> {
     Some(usize::try_from(length).expect("32 bits fit in usize on every platform that this builds for"))
 }
 
+/// A message with its prefix, on its way out: in pieces, since a long one is not gathered in one place first.
+pub(super) struct Framed {
+    /// Nothing when all is taken.
+    next: Option<Bytes>,
+    rest: std::vec::IntoIter<Bytes>,
+}
+
+impl Framed {
+    pub(super) fn new(first: Bytes, rest: Vec<Bytes>) -> Self {
+        Self { next: Some(first), rest: rest.into_iter() }
+    }
+
+    pub(super) fn next_piece(&mut self) -> Option<Bytes> {
+        let piece = self.next.take();
+        self.next = self.rest.next();
+        piece
+    }
+
+    /// Bytes of all pieces that are left.
+    pub(super) fn len(&self) -> usize {
+        self.next.iter().chain(self.rest.as_slice()).map(Bytes::len).sum()
+    }
+}
+
+impl From<Bytes> for Framed {
+    fn from(whole: Bytes) -> Self {
+        Self::new(whole, Vec::new())
+    }
+}
+
 /// One message with its prefix.
 pub(super) fn encode(message: &impl Message) -> Bytes {
     let length = message.encoded_len();

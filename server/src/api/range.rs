@@ -3,7 +3,12 @@
 use bytes::Bytes;
 use conclave_proto::etcdserverpb as pb;
 
-use super::{Api, encode::RangeReply, frame, status::Status};
+use super::{
+    Api,
+    encode::RangeReply,
+    frame::{self, Framed},
+    status::Status,
+};
 use crate::{
     error::Error,
     mvcc::{self, KeyRange, Published, Query, ReadView},
@@ -14,7 +19,7 @@ use crate::{
 /// would delay everybody else's calls. It is also the page size of kube-apiserver, twice.
 const INLINE_LIMIT: usize = 1000;
 
-pub(super) async fn range(api: &Api, message: Bytes) -> Result<Bytes, Status> {
+pub(super) async fn range(api: &Api, message: Bytes) -> Result<Framed, Status> {
     let request: pb::RangeRequest = frame::decode(message)?;
     state::check_range(&request)?;
     let status = api.handle.status();

@@ -6,7 +6,13 @@ use bytes::Bytes;
 use conclave_proto::etcdserverpb as pb;
 use tokio::time::Instant;
 
-use super::{Api, body::Outgoing, encode::RangeReply, frame, frame::Messages, status::Status};
+use super::{
+    Api,
+    body::Outgoing,
+    encode::RangeReply,
+    frame::{self, Framed, Messages},
+    status::Status,
+};
 use crate::{
     mvcc::{self, KeyRange, Published, Query, ReadView, Summary},
     state,
@@ -45,11 +51,13 @@ where
                 chunk.query.revision = pinned;
             }
         }
-        let (message, next) = {
+        let (mut message, next) = {
             let (published, view) = (api.handle.published().clone(), Arc::clone(&view));
             api.readers.run(move || chunk.read(&published, &view, target)).await??
         };
-        out.send(message).await;
+        while let Some(piece) = message.next_piece() {
+            out.send(piece).await;
+        }
         match next {
             Some(next) => chunk = next,
             None => return Ok(()),
@@ -68,7 +76,7 @@ struct Chunk {
 
 impl Chunk {
     /// Reads one chunk; with it comes where the next begins, or nothing after the last.
-    fn read(mut self, published: &Published, view: &ReadView, target: usize) -> Result<(Bytes, Option<Self>), Status> {
+    fn read(mut self, published: &Published, view: &ReadView, target: usize) -> Result<(Framed, Option<Self>), Status> {
         /// A first chunk of small values.
         const LIKELY: usize = 4096;
         let mut reply = RangeReply::new(LIKELY);

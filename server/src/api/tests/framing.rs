@@ -19,7 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use super::super::{
     Body, Method,
     encode::RangeReply,
-    frame::{self, Messages},
+    frame::{self, Framed, Messages},
     metadata::{self, Metadata},
     method,
     status::Status,
@@ -282,7 +282,8 @@ fn a_range_reply_reads_as_prost_would_write_it() {
         reply.header(&header);
         for _ in 0..random.random_range(0..20) {
             let bytes = |random: &mut ChaCha8Rng| {
-                let length = [0, 1, 127, 128, 300][random.random_range(0..5)];
+                // With the longest of them some replies come in several pieces, and some values fill one.
+                let length = [0, 1, 127, 128, 300, 20_000, 70_000][random.random_range(0..7)];
                 vec![random.random(); length]
             };
             let (key, value) = (bytes(&mut random), bytes(&mut random));
@@ -303,16 +304,27 @@ fn a_range_reply_reads_as_prost_would_write_it() {
         reply.summary(summary);
         let expected = pb::RangeResponse { header: Some(header), kvs, more: summary.more, count: summary.count };
         if case % 2 == 0 {
-            let mut framed = BytesMut::from(&reply.finish().unwrap()[..]);
+            let mut framed = gather(reply.finish().unwrap());
             assert_eq!(framed[..5], prefix(framed.len()));
             assert_eq!(pb::RangeResponse::decode(framed.split_off(5)).unwrap(), expected);
         } else {
-            let mut framed = BytesMut::from(&reply.finish_streamed().unwrap()[..]);
+            let mut framed = gather(reply.finish_streamed().unwrap());
             assert_eq!(framed[..5], prefix(framed.len()));
             let streamed = pb::RangeStreamResponse::decode(framed.split_off(5)).unwrap();
             assert_eq!(streamed.range_response.unwrap(), expected);
         }
     }
+}
+
+fn gather(mut framed: Framed) -> BytesMut {
+    let length = framed.len();
+    let mut gathered = BytesMut::new();
+    while let Some(piece) = framed.next_piece() {
+        assert!(!piece.is_empty(), "an empty piece would be an empty DATA frame");
+        gathered.extend_from_slice(&piece);
+    }
+    assert_eq!(gathered.len(), length);
+    gathered
 }
 
 fn prefix(framed: usize) -> [u8; 5] {
@@ -321,10 +333,11 @@ fn prefix(framed: usize) -> [u8; 5] {
 }
 
 #[test]
-fn a_unary_body_is_one_frame_and_trailers() {
-    let mut body = Body::unary(Bytes::from_static(b"x"));
+fn a_unary_body_is_its_pieces_and_trailers() {
+    let mut body = Body::unary(Framed::new(Bytes::from_static(b"x"), vec![Bytes::from_static(b"y")]));
     let mut next = || run(std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)));
     assert_eq!(next().unwrap().unwrap().into_data().unwrap(), "x");
+    assert_eq!(next().unwrap().unwrap().into_data().unwrap(), "y");
     assert_eq!(next().unwrap().unwrap().into_trailers().unwrap()["grpc-status"], "0");
     assert!(next().is_none());
     assert!(body.is_end_stream());
