@@ -4,9 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
-PATH=$(dirname "$(scripts/setup.sh oracle)"):$PATH
-export PATH
-scripts/peers.sh >/dev/null
+. scripts/env-oracle.sh
 cargo build --release --locked -p conclave-server
 [ $# -gt 0 ] || set -- --out docs/benchmarks
 cargo run --release --locked -p conclave-tests --bin bench -- "$@"

@@ -3,9 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
-PATH=$(dirname "$(scripts/setup.sh oracle)"):$PATH
-export PATH
-scripts/peers.sh >/dev/null
+. scripts/env-oracle.sh
 # Tests start the real binary: built first, so that no test's time holds its build.
 cargo build --locked -p conclave-server
 cargo test --locked --workspace "$@"

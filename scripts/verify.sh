@@ -4,8 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/lint.sh
 . scripts/env.sh
-PATH=$(dirname "$(scripts/setup.sh oracle)"):$PATH
-export PATH
+. scripts/env-oracle.sh
 
 deny=$(scripts/setup.sh deny)
 "$deny" --locked check --hide-inclusion-graph bans licenses sources
