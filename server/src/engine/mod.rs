@@ -18,8 +18,9 @@
 //! - A view does not change, except that history may vanish from it: [`Engine::drop_history`] unlinks files under its
 //!   readers. Callers drop only what no permitted read consults, and past reads check the compacted revision afterwards.
 //! - A store that cannot read or write never returns: the process ends ([`fatal`]), for an answer from half a store
-//!   would be wrong. Block checksums are verified on every read from disk (`tests/damage.rs`). Damage to RocksDB's list
-//!   of files may instead take the store back to an earlier flush, which is found by comparing it with the raft log.
+//!   would be wrong. Block checksums are verified on every read from disk, and those of RocksDB's list of files before it
+//!   reads it (`tests/damage.rs`). Damage to the last record of that list takes the store back to an earlier flush, as a
+//!   crash in the middle of it would, which is found by comparing it with the raft log.
 //! - Memory is bounded by [`EngineOptions`], whatever the number of keys: indexes and filters live in the cache too
 //!   (`tests/reclaim.rs`, a million keys).
 //!
@@ -27,6 +28,7 @@
 //!
 //! What the bytes of values mean (`mvcc`, `lease`, `members`, `state`); when to flush and what to drop (`node`).
 
+mod direct;
 mod fault;
 mod key;
 
@@ -34,6 +36,7 @@ mod batch;
 mod cursor;
 
 mod history;
+mod manifest;
 mod memory;
 mod rocks;
 mod tuning;

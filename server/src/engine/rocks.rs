@@ -18,7 +18,7 @@ use rocksdb::{
 };
 use self_cell::self_cell;
 
-use super::{Batch, EngineOptions, Family, Key, MetaKey, OpenError, Size, fault::failed, tuning};
+use super::{Batch, EngineOptions, Family, Key, MetaKey, OpenError, Size, direct, fault::failed, manifest, tuning};
 use crate::types::{Revision, Sub};
 
 /// How much of the revisions that `idx` spans must be below the floor before it is rewritten. A rewrite reads all of it
@@ -50,11 +50,13 @@ pub(super) struct Rocks {
 impl Rocks {
     pub(super) fn open(path: &Path, options: &EngineOptions) -> Result<Self, OpenError> {
         refuse_headless(path)?;
+        manifest::check(path)?;
         let floor = Arc::new(AtomicI64::new(Revision::NEVER.0));
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let families = Family::ALL
             .map(|family| ColumnFamilyDescriptor::new(family.name(), tuning::family(family, options, &cache, &floor)));
-        let db = DB::open_cf_descriptors(&tuning::store(options, &cache), path, families)
+        let direct = direct::works(path);
+        let db = DB::open_cf_descriptors(&tuning::store(options, &cache, direct), path, families)
             .map_err(|error| OpenError::new(path, &error))?;
         let open = Open::new(db, |db| {
             Families(Family::ALL.map(|family| db.cf_handle(family.name()).expect("every family was just opened")))

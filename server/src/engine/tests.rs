@@ -5,7 +5,7 @@
 mod damage;
 mod reclaim;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng};
@@ -329,4 +329,18 @@ fn gone_value(deleted: i64) -> Bytes {
 
 fn read_gone(value: &[u8]) -> i64 {
     i64::from(value[1])
+}
+
+/// A store must open whatever its file system says of direct writes; memory is where they are refused, if anywhere.
+#[test]
+fn a_store_opens_with_and_without_direct_writes() {
+    assert!(!direct::works(Path::new("/proc")), "nothing can be written there");
+    for folder in [std::env::temp_dir(), "/dev/shm".into()] {
+        let Ok(folder) = tempfile::tempdir_in(folder) else { continue };
+        let engine = Engine::open(folder.path(), &small()).unwrap();
+        write_history(&engine);
+        engine.flush();
+        drop(engine);
+        assert!(!survivors(&Engine::open(folder.path(), &small()).unwrap()).0.is_empty());
+    }
 }

@@ -21,7 +21,8 @@ use crate::types::Revision;
 /// A memtable smaller than this makes files that are not worth their names.
 const SMALLEST_MEMTABLE: usize = 256 << 10;
 
-pub(super) fn store(options: &EngineOptions, cache: &Cache) -> Options {
+/// `direct`: the file system takes writes past the page cache.
+pub(super) fn store(options: &EngineOptions, cache: &Cache, direct: bool) -> Options {
     let mut store = Options::default();
     store.create_if_missing(true);
     store.create_missing_column_families(true);
@@ -38,6 +39,9 @@ pub(super) fn store(options: &EngineOptions, cache: &Cache) -> Options {
     store.set_max_open_files(options.max_open_files);
     // Written back as it is made: one large sync at the end of a file would hold up the raft log's on the same disk.
     store.set_bytes_per_sync(1 << 20);
+    // Flushes and compactions are a tenth of a put's CPU, and half of that was the page cache: 24.9 against 23.4 µs a
+    // put of 256 B at 1,000 clients. And what they write does not wait in the cache to hold up a sync of the raft log.
+    store.set_use_direct_io_for_flush_and_compaction(direct);
     // Readers that end leave the unlinking of large files to a thread of RocksDB.
     store.set_avoid_unnecessary_blocking_io(true);
     // Without its log every flush is in the manifest; the default of 1 GB would slow the start.

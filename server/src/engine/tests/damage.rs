@@ -109,9 +109,8 @@ fn a_flipped_bit_in_a_table_is_never_served() {
     assert!(refused * 2 > all, "most places hold data: {refused} of {all} refused");
 }
 
-/// RocksDB takes a damaged length in its manifest for the end of the file, as if the process had died while it wrote it.
-/// The store is then what it was at an earlier flush, in all families: the log is applied again from there, or
-/// `node/recovery.rs` finds the hole between the two.
+/// Only in the last record is damage taken for the end of a write: the store is then what it was at the flush before,
+/// in all families, and the log is applied again from there, or `node/recovery.rs` finds the hole between the two.
 #[test]
 fn a_flipped_bit_in_the_manifest_is_refused_or_takes_the_store_back_to_a_flush() {
     let folder = tempfile::tempdir().unwrap();
@@ -119,26 +118,57 @@ fn a_flipped_bit_in_the_manifest_is_refused_or_takes_the_store_back_to_a_flush()
     let flushed = write_store(&sound_path);
     let manifest = files(&sound_path, |name| name.starts_with("MANIFEST")).pop().unwrap();
     let bytes = fs::read(sound_path.join(&manifest)).unwrap();
-    let (mut refused, mut places) = (0, 0);
+    let mut taken = 0;
     for at in (0..bytes.len()).step_by(23) {
         let path = folder.path().join(at.to_string());
         copy(&sound_path, &path);
         let mut bytes = bytes.clone();
         bytes[at] ^= 1 << (at % 8);
         fs::write(path.join(&manifest), bytes).unwrap();
-        places += 1;
-        match Engine::open(&path, &small()) {
-            Err(_) => refused += 1,
-            Ok(engine) => {
-                let content = read_all(&engine);
-                assert!(flushed.contains(&content), "byte {at}: this was never flushed");
-                let applied = engine.persisted(MetaKey::Applied);
-                assert_eq!(applied.as_deref(), engine.view().get(&Key::Meta(MetaKey::Applied)).as_deref());
-            }
+        if let Ok(engine) = Engine::open(&path, &small()) {
+            taken += 1;
+            let content = read_all(&engine);
+            assert!(flushed.contains(&content), "byte {at}: this was never flushed");
+            let applied = engine.persisted(MetaKey::Applied);
+            assert_eq!(applied.as_deref(), engine.view().get(&Key::Meta(MetaKey::Applied)).as_deref());
         }
         fs::remove_dir_all(path).unwrap();
     }
-    assert!(refused * 2 > places, "most damage is found at once: {refused} of {places}");
+    assert!(taken * 23 <= bytes.len() / 4, "{taken} places were taken for the end of a write");
+}
+
+/// RocksDB's reader goes round such a record for ever.
+#[test]
+fn a_manifest_with_a_type_of_a_recycled_log_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write_store(folder.path());
+    let manifest = folder.path().join(files(folder.path(), |name| name.starts_with("MANIFEST")).pop().unwrap());
+    let mut bytes = fs::read(&manifest).unwrap();
+    // The second record: the first one decides what kind of log this is.
+    let at = 7 + usize::from(u16::from_le_bytes([bytes[4], bytes[5]]));
+    assert_eq!(bytes[at + 6], 1, "a whole record");
+    bytes[at + 6] = 5;
+    fs::write(&manifest, bytes).unwrap();
+    let error = Engine::open(folder.path(), &small()).err().expect("the list of files is damaged");
+    assert!(matches!(&error, OpenError::Corrupt(text) if text.contains("damaged")), "{error}");
+}
+
+/// However a write of the list was cut short, the store opens with what was flushed before.
+#[test]
+fn a_manifest_that_was_cut_short_is_not_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let sound_path = folder.path().join("sound");
+    let flushed = write_store(&sound_path);
+    let manifest = files(&sound_path, |name| name.starts_with("MANIFEST")).pop().unwrap();
+    let bytes = fs::read(sound_path.join(&manifest)).unwrap();
+    let end = bytes.len();
+    for cut in [end - 1, end - 10, end - 90] {
+        let path = folder.path().join(cut.to_string());
+        copy(&sound_path, &path);
+        fs::write(path.join(&manifest), &bytes[..cut]).unwrap();
+        let engine = Engine::open(&path, &small()).unwrap_or_else(|error| panic!("cut at {cut} of {end}: {error}"));
+        assert!(flushed.contains(&read_all(&engine)));
+    }
 }
 
 #[test]
