@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
 };
@@ -19,10 +19,16 @@ use crate::{
 /// Every output format of `etcdctl`.
 pub const FORMATS: [&str; 5] = ["simple", "fields", "json", "protobuf", "table"];
 
+/// `etcdctl` pointed at one server whose output is not compared with another's.
+#[derive(Clone, Debug)]
+pub struct Bare {
+    endpoint: String,
+}
+
 /// `etcdctl` pointed at one server.
 #[derive(Debug)]
 pub struct Ctl {
-    endpoint: String,
+    bare: Bare,
     pub client: Client,
     /// What is this server's own, and what to call it instead.
     names: Vec<(String, &'static str)>,
@@ -37,28 +43,10 @@ pub struct Printed {
     pub errors: Vec<String>,
 }
 
-impl Ctl {
-    /// Learns the server's own names: ids and addresses.
-    ///
-    /// # Errors
-    /// If the server does not answer.
-    pub async fn new(server: &Server) -> Result<Self> {
-        let mut client = Client::connect(&server.url()).await?;
-        let members = client.cluster.member_list(pb::MemberListRequest { linearizable: true }).await?.into_inner();
-        let header = members.header.context("a header")?;
-        let mut names = vec![(server.client.to_string(), "CLIENT"), (server.peer.to_string(), "PEER")];
-        for (id, name) in [(header.cluster_id, "CLUSTER"), (header.member_id, "MEMBER")] {
-            names.push((id.to_string(), name));
-            names.push((format!("{id:x}"), name));
-        }
-        Ok(Self { endpoint: server.client.to_string(), client, names })
-    }
-
-    /// From now on this lease goes by a name.
-    pub fn name_lease(&mut self, id: i64) {
-        self.names.push((id.to_string(), "LEASE"));
-        self.names.push((format!("{id:016x}"), "LEASE"));
-        self.names.push((format!("{id:x}"), "LEASE"));
+impl Bare {
+    #[must_use]
+    pub fn new(client: std::net::SocketAddr) -> Self {
+        Self { endpoint: client.to_string() }
     }
 
     fn command(&self, args: &[&str]) -> Result<Command> {
@@ -72,23 +60,20 @@ impl Ctl {
         Ok(command)
     }
 
-    /// Runs it to its end.
+    fn output(&self, args: &[&str], stdin: &str) -> Result<Output> {
+        let mut child = self.command(args)?.spawn()?;
+        child.stdin.take().expect("piped").write_all(stdin.as_bytes())?;
+        Ok(child.wait_with_output()?)
+    }
+
+    /// Runs it to its end; what it prints is left as it is.
     ///
     /// # Errors
     /// If it cannot be run.
     pub fn run(&self, args: &[&str], stdin: &str) -> Result<Printed> {
-        let mut child = self.command(args)?.spawn()?;
-        child.stdin.take().expect("piped").write_all(stdin.as_bytes())?;
-        let output = child.wait_with_output()?;
-        let format = args.iter().find_map(|arg| arg.strip_prefix("--write-out=")).unwrap_or("simple");
-        let out = match format {
-            "protobuf" => without_header(&output.stdout)?,
-            _ => String::from_utf8_lossy(&output.stdout).into_owned(),
-        };
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let errors = stderr.lines().filter(|line| line.starts_with("Error:"));
-        let errors = errors.map(|line| self.renamed(line)).collect();
-        Ok(Printed { success: output.status.success(), out: self.comparable(&out, format), errors })
+        let output = self.output(args, stdin)?;
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok(Printed { success: output.status.success(), out, errors: errors(&output) })
     }
 
     /// Starts it; its lines come as it prints them.
@@ -107,6 +92,59 @@ impl Ctl {
             }
         });
         Ok(Followed { child, lines: read })
+    }
+}
+
+fn errors(output: &Output) -> Vec<String> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    stderr.lines().filter(|line| line.starts_with("Error:")).map(str::to_owned).collect()
+}
+
+impl Ctl {
+    /// Learns the server's own names: ids and addresses.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub async fn new(server: &Server) -> Result<Self> {
+        let mut client = Client::connect(&server.url()).await?;
+        let members = client.cluster.member_list(pb::MemberListRequest { linearizable: true }).await?.into_inner();
+        let header = members.header.context("a header")?;
+        let mut names = vec![(server.client.to_string(), "CLIENT"), (server.peer.to_string(), "PEER")];
+        for (id, name) in [(header.cluster_id, "CLUSTER"), (header.member_id, "MEMBER")] {
+            names.push((id.to_string(), name));
+            names.push((format!("{id:x}"), name));
+        }
+        Ok(Self { bare: Bare::new(server.client), client, names })
+    }
+
+    /// From now on this lease goes by a name.
+    pub fn name_lease(&mut self, id: i64) {
+        self.names.push((id.to_string(), "LEASE"));
+        self.names.push((format!("{id:016x}"), "LEASE"));
+        self.names.push((format!("{id:x}"), "LEASE"));
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub fn run(&self, args: &[&str], stdin: &str) -> Result<Printed> {
+        let output = self.bare.output(args, stdin)?;
+        let format = args.iter().find_map(|arg| arg.strip_prefix("--write-out=")).unwrap_or("simple");
+        let out = match format {
+            "protobuf" => without_header(&output.stdout)?,
+            _ => String::from_utf8_lossy(&output.stdout).into_owned(),
+        };
+        let errors = errors(&output).iter().map(|line| self.renamed(line)).collect();
+        Ok(Printed { success: output.status.success(), out: self.comparable(&out, format), errors })
+    }
+
+    /// Starts it; its lines come as it prints them.
+    ///
+    /// # Errors
+    /// If it cannot be run.
+    pub fn follow(&self, args: &[&str]) -> Result<Followed> {
+        self.bare.follow(args)
     }
 
     /// The text without this server's own names.

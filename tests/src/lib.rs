@@ -3,7 +3,8 @@
 //! The oracle is the real etcd 3.7.1 with its own `etcdctl`, built from source by `scripts/peers.sh`. Whatever runs
 //! against Conclave here runs against etcd too, so that a wrong expectation shows as a failure of the oracle.
 //!
-//! Reading order: [`process`] starts a server of either kind, [`client`] talks to it, [`differential`] compares the two,
+//! Reading order: [`process`] starts a server of either kind, [`cluster`] several, [`proxy`] is a bad network between them,
+//! [`client`] talks to them, [`differential`] compares the two,
 //! [`sim`] is a machine that crashes on command.
 //!
 //! *Rules.* A test waits for conditions and never sleeps; ports are the OS's choice; a test that cannot run says
@@ -11,7 +12,10 @@
 
 pub mod bench;
 pub mod client;
+pub mod cluster;
 pub mod differential;
 pub mod etcdctl;
 pub mod process;
+pub mod proxy;
 pub mod sim;
+pub mod writers;

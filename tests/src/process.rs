@@ -68,8 +68,20 @@ pub struct Options {
     /// Where it listens, for clients and for peers; without it the OS chooses. A member that has not finished its first
     /// start must keep its peer URL, from which its id is made.
     pub addresses: Option<(SocketAddr, SocketAddr)>,
+    /// Its name and the initial cluster, of which it is one; without it the server is alone.
+    pub cluster: Option<Role>,
     /// A program that runs the server: its name and arguments, before the server's own.
     pub under: Vec<String>,
+}
+
+/// A server's part in a cluster of several.
+#[derive(Clone, Debug)]
+pub struct Role {
+    pub name: String,
+    /// As `--initial-cluster` has it.
+    pub initial: String,
+    /// Where the others reach it, if not where it listens.
+    pub advertise: SocketAddr,
 }
 
 /// A running server.
@@ -121,7 +133,11 @@ impl Server {
                 command
             }
         };
-        command.args(basic_flags(&data_dir, client, peer)).args(&options.flags);
+        command.args(match &options.cluster {
+            None => basic_flags(&data_dir, client, peer),
+            Some(role) => role.flags(&data_dir, client, peer),
+        });
+        command.args(&options.flags);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETCD_")) {
             command.env_remove(name);
         }
@@ -257,15 +273,28 @@ pub fn wait_for_end(child: &mut Child, timeout: Duration) -> Result<ExitStatus> 
 /// The flags that every server here is given: one member of a new cluster on loopback.
 #[must_use]
 pub fn basic_flags(data_dir: &Path, client: SocketAddr, peer: SocketAddr) -> Vec<String> {
-    [
-        format!("--data-dir={}", data_dir.display()),
-        format!("--listen-client-urls=http://{client}"),
-        format!("--advertise-client-urls=http://{client}"),
-        format!("--listen-peer-urls=http://{peer}"),
-        format!("--initial-advertise-peer-urls=http://{peer}"),
-        format!("--initial-cluster=default=http://{peer}"),
-    ]
-    .into()
+    let alone = Role { name: "default".to_owned(), initial: format!("default=http://{peer}"), advertise: peer };
+    alone.flags(data_dir, client, peer)
+}
+
+impl Role {
+    /// The flags of a server with this part.
+    #[must_use]
+    pub fn flags(&self, data_dir: &Path, client: SocketAddr, peer: SocketAddr) -> Vec<String> {
+        let mut flags = vec![
+            format!("--data-dir={}", data_dir.display()),
+            format!("--listen-client-urls=http://{client}"),
+            format!("--advertise-client-urls=http://{client}"),
+            format!("--listen-peer-urls=http://{peer}"),
+            format!("--initial-advertise-peer-urls=http://{}", self.advertise),
+            format!("--initial-cluster={}", self.initial),
+        ];
+        // etcd says a word about its default name; a server that is alone keeps it.
+        if self.name != "default" {
+            flags.push(format!("--name={}", self.name));
+        }
+        flags
+    }
 }
 
 /// Two ports that nobody listens on. Both are held until both are known, so that they differ.
