@@ -20,7 +20,7 @@ cargo test --locked --workspace -- --ignored
 
 # Seeds that nobody has seen yet; one that fails is printed with the call that runs it again.
 CONCLAVE_SEED=${CONCLAVE_SEED:-$(date +%s)}
-cargo run --quiet --locked -p conclave-tests --bin sim -- --from "$CONCLAVE_SEED" --seeds 150 --turns 8000
+CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo run --quiet --locked -p conclave-tests --bin sim -- --from "$CONCLAVE_SEED" --seeds 150 --seconds 300
 echo "step passed: simulator, seeds from $CONCLAVE_SEED on"
 
 # Another sample of the places where the binary can be killed.

@@ -1,32 +1,41 @@
-//! The parts of a member that runs, and the glue that the server's threads are. Each function is one turn of one thread.
+//! The parts of a member that runs, and the glue that the server's threads are. Each function is one turn of one thread,
+//! in the order of the thread that it stands for.
 
 use std::{collections::VecDeque, sync::Arc};
 
+use conclave_proto::conclave::raft::v1::command::Kind;
 use conclave_server::{
-    engine::{Engine, MemoryEngine},
-    lease,
+    engine::Engine,
     members::Member as MemberRecord,
     node::{
-        self, Driver, DriverConfig, Effects, Held, Identity, Input, Keeper, Persist, Standing, StateFacts,
-        log::{LogBatch, LogEntry, LogOptions, LogReader, LogStore, OpenError, Persisted},
+        self, ConfirmedReads, Driver, DriverConfig, Effects, Identity, Input, Keeper, Message, Persist, Standing,
+        StateFacts, Ticket,
+        log::{HardState, LogEntry, LogOptions, LogReader, LogStore, OpenError, Recovered},
     },
-    state::{Applied, State},
-    types::{LogIndex, Revision},
+    state::{Applied, Events, State},
+    types::{ClusterId, LogIndex, Revision, Term},
     watch::{self, Hub, HubOptions, Inbox},
 };
 
-use super::disk::{SimDisk, SimFolder};
+use super::{
+    disk::SimFolder,
+    machine::Machine,
+    seen::{Slot, Started, digest},
+};
 
 pub(super) const ELECTION_MS: u64 = 1_000;
-/// Small, so that a short run fills several and cuts some.
-const SEGMENT_BYTES: u64 = 32 << 10;
+/// What a client waits: etcd's request timeout.
+pub(super) const TIMEOUT_MS: u64 = 5_000 + 2 * ELECTION_MS;
 /// Entries kept in the log below what is flushed.
 const KEEP_ENTRIES: u64 = 20;
-const FOLDER: &str = "log";
+pub(super) const FOLDER: &str = "log";
+/// Segments so small that a short run fills several and cuts some.
+pub(super) const LOG: LogOptions = LogOptions { segment_bytes: 32 << 10, log_id: 7, must_exist: false };
 
 enum ApplyItem {
     Entries(Vec<LogEntry>),
-    Promoted(conclave_server::types::Term),
+    Promoted(Term),
+    Demoted,
 }
 
 /// A member between a start and a crash.
@@ -34,7 +43,7 @@ pub(super) struct Member {
     pub(super) identity: Identity,
     driver: Driver<SimFolder>,
     log: LogStore<SimFolder>,
-    reader: LogReader<SimFolder>,
+    pub(super) reader: LogReader<SimFolder>,
     pub(super) state: State,
     engine: Engine,
     hub: Hub,
@@ -45,28 +54,45 @@ pub(super) struct Member {
     to_apply: VecDeque<ApplyItem>,
     pub(super) standing: Standing,
     local_reads_from: Option<LogIndex>,
+    read_waits: Vec<ConfirmedReads>,
+    /// What the driver was told of.
+    told_applied: LogIndex,
+    more: bool,
+    next_look_ms: u64,
     dropped: Revision,
     cut: LogIndex,
 }
 
 /// What a start found.
-pub(super) struct Started {
+pub(super) struct StartedMember {
     pub(super) member: Member,
     pub(super) torn: bool,
-    pub(super) last: LogIndex,
     pub(super) unfinished: bool,
+    pub(super) seen: Started,
 }
 
 /// The process died in the middle of a disk call.
+#[derive(Debug)]
 pub(super) struct Died;
 
-/// What is the same in every life.
-pub(super) struct Lasting<'a> {
-    pub(super) disk: &'a SimDisk,
-    pub(super) engine: &'a MemoryEngine,
-    pub(super) first: &'a [MemberRecord],
-    /// The first start was finished once; the server keeps this in its identity file.
-    pub(super) initialised: &'a mut bool,
+/// What a turn of the raft thread did, in its order.
+#[derive(Default)]
+pub(super) struct RaftTurn {
+    /// Where raft stands, if that changed.
+    pub(super) standing: Option<Standing>,
+    pub(super) sent: Vec<Message>,
+    pub(super) logged: Vec<Slot>,
+    /// Reads that may be answered now.
+    pub(super) ready: Vec<Ticket>,
+    pub(super) confirmed: u64,
+    pub(super) rejected: Vec<(Ticket, conclave_server::error::Error)>,
+}
+
+/// What a turn of the apply thread did.
+#[derive(Default)]
+pub(super) struct ApplyTurn {
+    pub(super) applied: Vec<(LogEntry, Applied)>,
+    pub(super) ready: Vec<Ticket>,
 }
 
 impl Member {
@@ -74,25 +100,26 @@ impl Member {
     ///
     /// # Panics
     /// If the member refuses to start: nothing that a crash may leave is a reason to.
-    pub(super) fn start(lasting: &mut Lasting<'_>, boot: u64) -> Result<Started, Died> {
-        let engine = Engine::from(lasting.engine.clone());
+    pub(super) fn start(
+        machine: &mut Machine,
+        first: &[MemberRecord],
+        cluster: ClusterId,
+        seed: u64,
+    ) -> Result<StartedMember, Died> {
+        let (id, boot) = (machine.id, machine.boots);
+        let engine = Engine::from(machine.engine.clone());
         let mut state = State::open(engine.clone());
-        let options = LogOptions { segment_bytes: SEGMENT_BYTES, log_id: 7, must_exist: *lasting.initialised };
-        let (log, recovered) = match LogStore::open(lasting.disk.folder(FOLDER), options) {
+        let options = LogOptions { must_exist: machine.initialised, ..LOG };
+        let (log, recovered) = match LogStore::open(machine.disk.folder(FOLDER), options) {
             Ok(opened) => opened,
             Err(OpenError::Failed(_)) => return Err(Died),
-            Err(other) => panic!("the log is refused: {other}"),
+            Err(other) => panic!("m{id}: the log is refused: {other}"),
         };
-        let facts = |state: &State| StateFacts {
-            applied: state.applied(),
-            unfinished: state.unfinished(),
-            conf_state: state.conf_state().to_vec(),
-        };
-        let id = lasting.first[0].id;
-        if node::may_bootstrap(*lasting.initialised, &recovered, &facts(&state)).expect("nothing was lost") {
-            state.bootstrap(lasting.first, node::first_conf_state(&[id]));
+        if node::may_bootstrap(machine.initialised, &recovered, &facts(&state)).expect("nothing was lost") {
+            let voters: Vec<_> = first.iter().map(|member| member.id).collect();
+            state.bootstrap(first, node::first_conf_state(&voters));
         }
-        *lasting.initialised = true;
+        machine.initialised = true;
         let reader = log.reader();
         let start = node::fit(&recovered, |index| reader.term(index), facts(&state)).expect("log and state fit");
         let config = DriverConfig {
@@ -100,18 +127,15 @@ impl Member {
             boot,
             heartbeat_ms: 100,
             election_ms: ELECTION_MS,
-            proposal_timeout_ms: 7_000,
-            seed: boot,
+            proposal_timeout_ms: TIMEOUT_MS,
+            seed,
         };
         let driver = Driver::new(config, &start, log.reader()).expect("raft starts from what was on disk");
-        let identity = Identity { cluster: conclave_server::members::cluster_id(&[id]), member: id, boot };
-        let hub_options = HubOptions {
-            catch_up_bytes: 2_000,
-            ring_bytes: 3_000,
-            ..HubOptions::new(identity.cluster, identity.member)
-        };
+        let identity = Identity { cluster, member: id, boot };
+        let hub_options = HubOptions { catch_up_bytes: 2_000, ring_bytes: 3_000, ..HubOptions::new(cluster, id) };
         let hub = Hub::new(hub_options, &state.read_view());
-        let (last, unfinished) = (recovered.last, state.unfinished().is_some());
+        let seen = seen(machine, &recovered, &reader, start.applied);
+        let unfinished = state.unfinished().is_some();
         let member = Self {
             identity,
             driver,
@@ -127,36 +151,23 @@ impl Member {
             to_apply: VecDeque::new(),
             standing: Standing::default(),
             local_reads_from: None,
+            read_waits: Vec::new(),
+            told_applied: start.applied,
+            // The raft thread drives once before it waits.
+            more: true,
+            next_look_ms: 0,
             dropped: Revision::NEVER,
             cut: LogIndex(0),
         };
-        Ok(Started { member, torn: recovered.torn.is_some(), last, unfinished })
+        Ok(StartedMember { member, torn: recovered.torn.is_some(), unfinished, seen })
     }
 
     pub(super) fn input(&mut self, input: Input) {
         self.inputs.push(input);
     }
 
-    /// The raft thread: all inputs that wait, one drive, effects in the order that `drive` demands.
-    pub(super) fn raft_turn(&mut self, now_ms: u64) -> Effects {
-        let inputs = std::mem::take(&mut self.inputs);
-        let mut effects = self.driver.drive(now_ms, inputs);
-        let was_leading = std::mem::replace(&mut self.standing, effects.standing).leading;
-        self.local_reads_from = effects.local_reads_from;
-        if effects.standing.leading && !was_leading {
-            self.to_apply.push_back(ApplyItem::Promoted(effects.standing.term));
-        }
-        assert!(effects.send.is_empty(), "a sole voter has nobody to write to");
-        self.to_log.extend(effects.persist.take());
-        let committed = std::mem::take(&mut effects.committed);
-        if !committed.is_empty() {
-            self.to_apply.push_back(ApplyItem::Entries(committed));
-        }
-        effects
-    }
-
     pub(super) fn raft_waits(&self) -> bool {
-        !self.inputs.is_empty()
+        self.more || !self.inputs.is_empty()
     }
 
     pub(super) fn log_waits(&self) -> usize {
@@ -167,23 +178,87 @@ impl Member {
         self.to_apply.len()
     }
 
-    /// The log thread: merges the first `count` batches into one sync.
-    pub(super) fn log_turn(&mut self, count: usize) -> Result<(), Died> {
+    pub(super) fn wants_mark(&self) -> bool {
+        self.log.wants_mark()
+    }
+
+    /// The clock of the raft thread: ticks that are due, and now and then what the member proposes itself.
+    pub(super) fn tick(&mut self, ticks: u64, now_ms: u64, encode: impl Fn(Identity, Term, Kind) -> bytes::Bytes) {
+        self.inputs.extend((0..ticks).map(|_| Input::Tick));
+        if ticks == 0 || now_ms < self.next_look_ms {
+            return;
+        }
+        // `keeper::LOOK_MS`.
+        self.next_look_ms = now_ms + 100;
+        if self.standing.leading {
+            let term = self.standing.term;
+            let expired: Vec<_> = self.keeper.expired(term, now_ms);
+            if !expired.is_empty() {
+                let commands = expired.into_iter().map(|kind| encode(self.identity, term, kind)).collect();
+                self.inputs.push(Input::ProposeAsLeader(commands));
+            }
+        }
+    }
+
+    /// The raft thread: all inputs that wait, one drive, effects in the order that `drive` demands.
+    pub(super) fn raft_turn(&mut self, now_ms: u64) -> RaftTurn {
+        let mut inputs = std::mem::take(&mut self.inputs);
+        let applied = self.state.applied().0;
+        if applied > self.told_applied {
+            self.told_applied = applied;
+            inputs.push(Input::Applied(applied));
+        }
+        let effects = self.driver.drive(now_ms, inputs);
+        self.carry_out(effects)
+    }
+
+    fn carry_out(&mut self, effects: Effects) -> RaftTurn {
+        let mut turn = RaftTurn::default();
+        self.more = effects.more;
+        let before = std::mem::replace(&mut self.standing, effects.standing);
+        turn.standing = (before != effects.standing).then_some(effects.standing);
+        self.local_reads_from = effects.local_reads_from;
+        if effects.standing.leading != before.leading {
+            let leads = effects.standing.leading;
+            self.to_apply.push_back(if leads {
+                ApplyItem::Promoted(effects.standing.term)
+            } else {
+                ApplyItem::Demoted
+            });
+        }
+        turn.sent = effects.send;
+        if let Some(persist) = effects.persist {
+            turn.logged = persist.batch.entries.iter().map(slot).collect();
+            self.to_log.push_back(persist);
+        }
+        if !effects.committed.is_empty() {
+            self.to_apply.push_back(ApplyItem::Entries(effects.committed));
+        }
+        if let Some(reads) = effects.reads {
+            turn.confirmed = reads.tickets.len() as u64;
+            if self.state.applied().0 < reads.index {
+                self.read_waits.push(reads);
+            } else {
+                turn.ready = reads.tickets;
+            }
+        }
+        turn.rejected = effects.rejected;
+        turn
+    }
+
+    /// The log thread: merges the first `count` batches into one sync. Returns what was held back for it.
+    pub(super) fn log_turn(&mut self, count: usize) -> Result<Vec<Message>, Died> {
         let mut batches = self.to_log.drain(..count);
         let mut all = batches.next().expect("something waits");
         for later in batches {
             all.batch.merge(later.batch);
             all.held.merge(later.held);
         }
-        let Persist { batch, held } = all;
-        let persisted = self.persist(&batch)?;
-        release(held, &persisted);
+        let persisted = self.log.persist(&all.batch).map_err(|_| Died)?;
+        let sent = all.held.release(&persisted);
         self.inputs.push(Input::Persisted(persisted));
-        self.log.prepare().map_err(|_| Died)
-    }
-
-    fn persist(&mut self, batch: &LogBatch) -> Result<Persisted, Died> {
-        self.log.persist(batch).map_err(|_| Died)
+        self.log.prepare().map_err(|_| Died)?;
+        Ok(sent)
     }
 
     /// The log thread when nothing came for a while.
@@ -191,48 +266,69 @@ impl Member {
         if self.log.wants_mark() { self.log.write_mark().map_err(|_| Died) } else { Ok(()) }
     }
 
-    /// The apply thread: the first `count` items. Calls `told` with each entry and its outcome, after all was published.
-    pub(super) fn apply_turn(&mut self, count: usize, now_ms: u64, told: &mut dyn FnMut(&LogEntry, Applied)) {
-        for item in self.to_apply.drain(..count) {
+    /// The apply thread: the first `count` items, entries that follow each other in one batch.
+    pub(super) fn apply_turn(&mut self, count: usize, now_ms: u64) -> ApplyTurn {
+        let mut turn = ApplyTurn::default();
+        let mut batch = Vec::new();
+        let items: Vec<_> = self.to_apply.drain(..count).collect();
+        for item in items {
             match item {
-                ApplyItem::Promoted(term) => self.keeper.promote(term, &self.state.read_view(), now_ms),
-                ApplyItem::Entries(entries) => {
-                    let decoded = entries.iter().cloned().map(node::decode).collect();
-                    let applied = self.state.apply(decoded).expect("the member understands its own entries");
-                    for one in &applied {
-                        match &one.effects.events {
-                            conclave_server::state::Events::None => {}
-                            conclave_server::state::Events::Changes(changes) => {
-                                self.inbox.publish(one.revision, watch::Published::Changes(Arc::clone(changes)));
-                            }
-                            conclave_server::state::Events::TooMany => {
-                                self.inbox.publish(one.revision, watch::Published::TooMany);
-                            }
-                        }
-                    }
-                    let leases = applied.iter().flat_map(|one| one.effects.leases.iter().copied());
-                    self.keeper.follow(leases, now_ms);
-                    self.inputs.push(Input::Applied(self.state.applied().0));
-                    for (entry, one) in entries.iter().zip(applied) {
-                        told(entry, one);
-                    }
+                ApplyItem::Entries(entries) => batch.extend(entries),
+                ApplyItem::Promoted(term) => {
+                    self.apply(std::mem::take(&mut batch), now_ms, &mut turn);
+                    self.keeper.promote(term, &self.state.read_view(), now_ms);
+                }
+                ApplyItem::Demoted => {
+                    self.apply(std::mem::take(&mut batch), now_ms, &mut turn);
+                    self.keeper.demote();
                 }
             }
         }
+        self.apply(batch, now_ms, &mut turn);
+        turn
     }
 
-    /// The watch thread.
+    fn apply(&mut self, entries: Vec<LogEntry>, now_ms: u64, turn: &mut ApplyTurn) {
+        if entries.is_empty() {
+            return;
+        }
+        let decoded = entries.iter().cloned().map(node::decode).collect();
+        let applied = self.state.apply(decoded).expect("the member understands its own entries");
+        assert_eq!(applied.len(), entries.len(), "raft hands out each entry once");
+        for one in &applied {
+            match &one.effects.events {
+                Events::None => {}
+                Events::Changes(changes) => {
+                    self.inbox.publish(one.revision, watch::Published::Changes(Arc::clone(changes)));
+                }
+                Events::TooMany => self.inbox.publish(one.revision, watch::Published::TooMany),
+            }
+        }
+        self.keeper.follow(applied.iter().flat_map(|one| one.effects.leases.iter().copied()), now_ms);
+        let index = self.state.applied().0;
+        let ready = &mut turn.ready;
+        self.read_waits.retain_mut(|reads| {
+            let waits = reads.index > index;
+            if !waits {
+                ready.append(&mut reads.tickets);
+            }
+            waits
+        });
+        turn.applied.extend(entries.into_iter().zip(applied));
+    }
+
+    /// The watch thread; whether there is more to do.
     pub(super) fn watch_turn(&mut self, now_ms: u64) -> bool {
         let published = self.state.published();
         self.hub.step(&self.inbox, &|| published.load_full(), now_ms)
     }
 
-    /// The reclaim thread; whether the log was cut.
-    pub(super) fn reclaim_turn(&mut self, flush: bool) -> Result<bool, Died> {
+    /// The reclaim thread; whether the log was cut. It is not cut above `keep`.
+    pub(super) fn reclaim_turn(&mut self, flush: bool, keep: LogIndex) -> Result<bool, Died> {
         if flush {
             self.engine.flush();
         }
-        let cut = node::give_back(&self.engine, KEEP_ENTRIES, &mut self.dropped);
+        let cut = node::give_back(&self.engine, KEEP_ENTRIES, &mut self.dropped).min(keep);
         if cut <= self.cut {
             return Ok(false);
         }
@@ -242,21 +338,31 @@ impl Member {
         Ok(self.reader.first_index() > before)
     }
 
-    /// Leases that ran out, as the raft thread proposes them.
-    pub(super) fn expired(&self, now_ms: u64) -> Vec<conclave_proto::conclave::raft::v1::command::Kind> {
-        if self.standing.leading { self.keeper.expired(self.standing.term, now_ms) } else { Vec::new() }
-    }
-
-    /// Whether `Handle::linearizable` would answer from the published view now.
-    pub(super) fn may_read(&self) -> bool {
+    /// Whether `Handle::linearizable` would answer from the published view now, without a round.
+    pub(super) fn reads_are_local(&self) -> bool {
         self.local_reads_from.is_some_and(|from| self.state.applied().0 >= from)
     }
 
     pub(super) fn leases(&self) -> usize {
-        lease::all(&self.state.read_view().view).len()
+        conclave_server::lease::all(&self.state.read_view().view).len()
     }
 }
 
-fn release(held: Held, persisted: &Persisted) {
-    assert!(held.release(persisted).is_empty(), "a sole voter holds nothing back for others");
+fn facts(state: &State) -> StateFacts {
+    StateFacts { applied: state.applied(), unfinished: state.unfinished(), conf_state: state.conf_state().to_vec() }
+}
+
+pub(super) fn slot(entry: &LogEntry) -> Slot {
+    Slot { index: entry.index, term: entry.term, digest: digest(&entry.data) }
+}
+
+fn seen(machine: &Machine, recovered: &Recovered, reader: &LogReader<SimFolder>, applied: LogIndex) -> Started {
+    let HardState { term, vote, .. } = recovered.hard_state;
+    let log = if recovered.first <= recovered.last {
+        let read = reader.read(recovered.first, recovered.last.next(), u64::MAX);
+        read.expect("a log that was just opened").iter().map(slot).collect()
+    } else {
+        Vec::new()
+    };
+    Started { member: machine.id, term, vote, base: recovered.base, log, applied }
 }

@@ -1,30 +1,49 @@
-//! The simulator: one member's own code, in one thread, from one seed.
+//! The simulator: clusters of one, three and five members of the server's own code, in one thread, from one seed.
 //!
-//! A [`World`] owns a simulated disk, the engine's in-memory twin, a virtual clock, clients and watchers, and steps the
-//! member's parts by hand: the same `Driver::drive`, the same log store over [`disk`], the same `State::apply`, the same
-//! watch hub, lease keeper, recovery and reclaim functions that the threads of the server call. What the threads leave
-//! to chance (who runs when, how much waits, where the power goes) is drawn from the seed.
+//! A [`World`] owns machines (a simulated disk, the engine's in-memory twin, a clock of their own rate), the network
+//! between them, clients and watchers, and steps the members' parts by hand in virtual time: the same `Driver::drive`, the
+//! same log store over [`disk`], the same `State::apply`, the same watch hub, lease keeper, recovery and reclaim functions
+//! that the threads of the server call. What threads, networks and disks leave to chance is drawn from the seed, and so is
+//! which kinds of misfortune there are at all ([`Options`]).
 //!
 //! # What is checked
+//! Everything that happens is told as [`seen::Seen`] and judged by [`invariants`], one small file each, against the truth:
+//! the log of entries that were applied anywhere, with what a model says that they do ([`model`], written a second time,
+//! without the server's code) and what a member did that never crashes (`oracle`).
 //!
-//! - Everything that was acknowledged, and everything that was applied, is in the log after any crash, unchanged
-//!   ([`oracle`]: invariants R4, R5, R9, K2).
-//! - Every reply, revision and event is the one that a member which never crashes gives for the same log (K3, K4, K8).
-//! - A read that is said to be linearizable has everything that was acknowledged, and every read at a revision equals
-//!   what the key space was then, or is refused because of a compaction that was really made (K1, K6).
-//! - Watchers are told each change once, in order, from where they asked, across crashes, or that it is compacted
-//!   ([`watcher`]: W1-W5, W9, W10).
-//! - No lease is expired before its time (L1).
-//! - After the last crash everything is answered again, and both stores hash alike (R12, K7).
+//! A run has two phases: misfortunes, in which nothing unsafe may happen; then everything is healed, and the cluster must
+//! come to rest within a bound, with everything answered, told and equal (`heal`, which is R12).
 //!
-//! A run prints what it met; [`Counts::missing`] names what a campaign should have met and did not.
+//! A run counts what it met; [`Counts::missing`] names what a campaign should have met and did not.
+//!
+//! # Life of a message
+//! `Driver::drive` says what may leave at once and what is held back for a sync; `turns` sends the first from the raft
+//! thread's turn and the second from the log thread's, in exchange for its `Persisted`. `network` decides what becomes of
+//! it, and `schedule` when it arrives.
 
 pub mod disk;
+pub mod invariants;
+pub mod model;
+pub mod seen;
+pub mod truth;
 
 mod commands;
-mod member;
+mod counts;
+mod options;
 mod oracle;
+mod schedule;
+
+mod machine;
+mod member;
+mod network;
+
+mod clients;
+mod heal;
+mod nemesis;
+mod turns;
 mod watcher;
 mod world;
 
-pub use world::{Counts, World};
+pub use counts::Counts;
+pub use options::Options;
+pub use world::World;

@@ -1,6 +1,5 @@
-//! What must be so, whatever crashed: a second state machine that never crashes and is given each entry once.
-
-use std::collections::BTreeMap;
+//! A member that never crashes: a second state machine that is given each entry once. It tells what each entry does, and
+//! what a store must look like in the end.
 
 use bytes::Bytes;
 use conclave_proto::mvccpb::KeyValue;
@@ -8,101 +7,77 @@ use conclave_server::{
     engine::{Engine, Read},
     error::Error,
     members::Member,
-    mvcc::{self, Change, KeyRange, Position, Query},
-    node,
-    node::log::LogEntry,
-    state::{Applied, Events, State},
-    types::{LogIndex, Revision, Term},
+    mvcc::{self, KeyRange, Position, Query},
+    node::{self, log::LogEntry},
+    state::{Applied, Events, Reply, State},
+    types::{MemberId, Revision},
 };
+use prost::Message as _;
+
+use super::seen::{Restored, digest};
+
+/// No member has this id.
+pub(super) const ORACLE: MemberId = MemberId(0);
 
 pub(super) struct Oracle {
-    state: State,
-    /// Everything that was ever applied, from index 1 on.
-    log: Vec<(Term, Bytes, Applied)>,
-    changes: BTreeMap<Revision, Vec<Change>>,
+    pub(super) state: State,
 }
 
 impl Oracle {
     pub(super) fn new(members: &[Member], conf_state: Vec<u8>) -> Self {
         let mut state = State::open(Engine::memory());
         state.bootstrap(members, conf_state);
-        Self { state, log: Vec::new(), changes: BTreeMap::new() }
+        Self { state }
     }
 
-    /// The last index that any life of the member has applied.
-    pub(super) fn applied(&self) -> LogIndex {
-        LogIndex(self.log.len() as u64)
+    pub(super) fn apply(&mut self, entry: &LogEntry) -> Applied {
+        let mut done = self.state.apply(vec![node::decode(entry.clone())]).expect("members applied it too");
+        done.pop().expect("one entry, one outcome")
     }
+}
 
-    pub(super) fn position(&self) -> Position {
-        self.state.read_view().position
+/// What a client, a watcher or another member could tell apart.
+pub(super) fn outcome(applied: &Applied) -> u32 {
+    let mut out = Vec::new();
+    out.extend(applied.revision.0.to_le_bytes());
+    match &applied.reply {
+        Err(error) => out.extend(error.text().as_bytes()),
+        Ok(Reply::Done) => out.push(1),
+        Ok(Reply::Put(reply)) => reply.encode(&mut out).expect("memory"),
+        Ok(Reply::DeleteRange(reply)) => reply.encode(&mut out).expect("memory"),
+        Ok(Reply::Txn(reply)) => reply.encode(&mut out).expect("memory"),
+        Ok(Reply::Compact(reply)) => reply.encode(&mut out).expect("memory"),
+        Ok(Reply::LeaseGrant(reply)) => reply.encode(&mut out).expect("memory"),
+        Ok(Reply::LeaseRevoke(reply)) => reply.encode(&mut out).expect("memory"),
     }
-
-    /// Holds what the member did with an entry against what a member does that never crashed.
-    ///
-    /// # Panics
-    /// If they differ, or if the entry is not the one that was applied at this index before.
-    pub(super) fn applied_by_member(&mut self, entry: &LogEntry, applied: &Applied) {
-        let at = usize::try_from(entry.index.0).expect("a simulated log is short") - 1;
-        assert!(at <= self.log.len(), "the member applied {} after {}", entry.index, self.log.len());
-        if at == self.log.len() {
-            let mut done = self.state.apply(vec![node::decode(entry.clone())]).expect("the member applied it too");
-            let own = done.pop().expect("one entry, one outcome");
-            if let Events::Changes(changes) = &own.effects.events {
-                self.changes.insert(own.revision, changes.to_vec());
+    if let Events::Changes(changes) = &applied.effects.events {
+        for change in changes.iter() {
+            out.extend(change.sub.0.to_le_bytes());
+            change.kv.encode(&mut out).expect("memory");
+            out.push(u8::from(change.prev.is_some()));
+            if let Some(prev) = &change.prev {
+                prev.encode(&mut out).expect("memory");
             }
-            self.log.push((entry.term, entry.data.clone(), own));
         }
-        let (term, data, own) = &self.log[at];
-        assert_eq!(
-            (term, data),
-            (&entry.term, &entry.data),
-            "entry {} is another one than before the crash",
-            entry.index
-        );
-        assert_eq!(format!("{own:?}"), format!("{applied:?}"), "the outcome of entry {} differs", entry.index);
     }
+    out.extend(format!("{:?} {:?}", applied.effects.leases, applied.effects.compacted).as_bytes());
+    digest(&out)
+}
 
-    /// The range as it was at `revision`, compacted or not.
-    pub(super) fn read(&self, range: KeyRange, revision: Revision) -> Vec<KeyValue> {
-        let view = self.state.read_view();
-        let everything = Position { compacted: Revision::NEVER, ..view.position };
-        collect(&view.view, everything, range, revision).expect("the oracle forgets nothing")
-    }
+pub(super) fn everything() -> KeyRange {
+    KeyRange::From(Bytes::from_static(b"\0"))
+}
 
-    /// Changes of the range from `from` on, as a watcher with prev_kv must be told of them.
-    pub(super) fn changes(&self, range: &KeyRange, from: Revision) -> impl Iterator<Item = (Revision, Vec<&Change>)> {
-        self.changes.range(from..).filter_map(move |(revision, changes)| {
-            let of_range: Vec<_> = changes.iter().filter(|change| range.contains(&change.kv.key)).collect();
-            (!of_range.is_empty()).then_some((*revision, of_range))
-        })
-    }
-
-    /// How often a put wrote this value.
-    pub(super) fn times_written(&self, value: &[u8]) -> usize {
-        self.changes.values().flatten().filter(|change| change.kv.value.starts_with(value)).count()
-    }
-
-    /// Compares all that both hold.
-    ///
-    /// # Panics
-    /// If they differ.
-    pub(super) fn must_equal(&self, member: &State) {
-        let (own, theirs) = (self.state.read_view(), member.read_view());
-        assert_eq!(own.position, theirs.position);
-        assert_eq!(self.state.applied(), member.applied());
-        let hash = |view: &mvcc::ReadView| {
-            mvcc::hash_kv(&view.view, view.position, Revision(0)).expect("the current revision")
-        };
-        assert_eq!(hash(&own), hash(&theirs), "hash_kv differs");
-        let leases = |view: &mvcc::ReadView| conclave_server::lease::all(&view.view);
-        assert_eq!(leases(&own), leases(&theirs));
-        let first = own.position.compacted.max(Revision::FIRST);
-        for revision in first.0..=own.position.revision.0 {
-            let all = || KeyRange::From(Bytes::from_static(b"\0"));
-            let found = collect(&theirs.view, theirs.position, all(), Revision(revision));
-            assert_eq!(found, Ok(self.read(all(), Revision(revision))), "the key space at revision {revision}");
-        }
+/// All that a store holds at its own revision.
+pub(super) fn contents(member: MemberId, state: &State) -> Restored {
+    let view = state.read_view();
+    let kvs = collect(&view.view, view.position, everything(), Revision(0)).expect("the current revision");
+    Restored {
+        member,
+        applied: view.applied,
+        position: view.position,
+        kvs,
+        leases: conclave_server::lease::all(&view.view),
     }
 }
 
