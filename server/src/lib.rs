@@ -12,6 +12,7 @@ pub mod mvcc;
 pub mod node;
 pub mod peer;
 pub mod server;
+pub mod snapshot;
 pub mod state;
 pub mod types;
 pub mod watch;

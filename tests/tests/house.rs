@@ -39,7 +39,7 @@ const SHELL: &[&str] = &["server", "api", "http", "peer", "node"];
 const SHELL_LEAVES: &[&str] = &["config", "metrics", "tls"];
 
 /// The rooms that know no clock, no chance, no thread and no async.
-const CORE: &[&str] = &["engine", "mvcc", "lease", "auth", "members", "alarm", "state", "watch"];
+const CORE: &[&str] = &["engine", "mvcc", "lease", "auth", "members", "alarm", "state", "watch", "snapshot"];
 const NOT_IN_CORE: &[&str] =
     &["tokio", "Instant", "SystemTime", "thread", "rand", "rand_chacha", "HashMap", "HashSet", "async", "env"];
 

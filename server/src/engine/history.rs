@@ -1,4 +1,4 @@
-//! What may go once the floor has risen above it. Both engines ask here.
+//! What may go once the floor has risen above it. Both engines ask here, and whoever hands the store on.
 
 use super::{Family, Key};
 use crate::types::Revision;
@@ -13,7 +13,8 @@ const GONE_V1: u8 = 1;
 /// - `gone` deleted at or below the floor: who reads at the floor must not see the key anyway.
 ///
 /// What does not decode stays: its reader stops the member and says so, while here it would vanish silently.
-pub(super) fn droppable(family: Family, key: &[u8], value: &[u8], floor: Revision) -> bool {
+#[must_use]
+pub fn droppable(family: Family, key: &[u8], value: &[u8], floor: Revision) -> bool {
     match family {
         Family::Log => matches!(Key::decode(family, key), Ok(Key::Log { revision, .. }) if revision < floor),
         Family::Idx => change_of_idx(key).is_some_and(|revision| revision <= floor),

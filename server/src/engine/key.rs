@@ -100,16 +100,19 @@ pub enum MetaKey {
     Resume,
     /// Cluster version.
     ClusterVersion,
+    /// The store is being filled from an archive and holds a part of it.
+    Installing,
 }
 
 impl MetaKey {
-    const ALL: [Self; 3] = [Self::Applied, Self::Resume, Self::ClusterVersion];
+    const ALL: [Self; 4] = [Self::Applied, Self::Resume, Self::ClusterVersion, Self::Installing];
 
     fn name(self) -> &'static [u8] {
         match self {
             Self::Applied => b"applied",
             Self::Resume => b"resume",
             Self::ClusterVersion => b"cluster_version",
+            Self::Installing => b"installing",
         }
     }
 }

@@ -110,10 +110,21 @@ impl MemoryEngine {
     }
 
     pub(super) fn write(&self, batch: Batch) {
+        self.write_all(false, batch);
+    }
+
+    pub(super) fn start_over(&self, batch: Batch) {
+        self.write_all(true, batch);
+    }
+
+    fn write_all(&self, over: bool, batch: Batch) {
         // The batch's view takes the lock when it goes, so it must be gone before ours.
         let writes: Vec<_> = batch.into_writes().collect();
         let mut twin = self.lock();
         twin.sequence += 1;
+        if over {
+            twin.hide_all();
+        }
         for (family, key, value) in writes {
             twin.set(family, key, value);
         }
@@ -194,6 +205,14 @@ impl Twin {
             self.hidden.push_back((self.sequence, family, key.clone()));
         }
         entries.entry(key).or_default().push((self.sequence, value));
+    }
+
+    fn hide_all(&mut self) {
+        for family in Family::ALL {
+            let visible = |(key, versions): (&Vec<u8>, &Versions)| at(versions, self.sequence).map(|_| key.clone());
+            let keys: Vec<Vec<u8>> = self.families[family as usize].iter().filter_map(visible).collect();
+            keys.into_iter().for_each(|key| self.set(family, key, None));
+        }
     }
 
     /// Removes the versions that neither a view nor a crash can reach any more.

@@ -21,6 +21,8 @@
 //!   would be wrong. Block checksums are verified on every read from disk, and those of RocksDB's list of files before it
 //!   reads it (`tests/damage.rs`). Damage to the last record of that list takes the store back to an earlier flush, as a
 //!   crash in the middle of it would, which is found by comparing it with the raft log.
+//! - A store that starts over ([`Engine::start_over`]) does so in one batch, under open views (`tests/start_over.rs`, both
+//!   engines).
 //! - Memory is bounded by [`EngineOptions`], whatever the number of keys: indexes and filters live in the cache too
 //!   (`tests/reclaim.rs`, a million keys).
 //!
@@ -51,6 +53,7 @@ use bytes::Bytes;
 pub use batch::Batch;
 pub use cursor::Cursor;
 pub use fault::{EXIT_STORE, OpenError, fatal};
+pub use history::droppable;
 pub use key::{Family, Key, Malformed, MetaKey};
 pub use memory::{MemoryCounts, MemoryEngine};
 
@@ -143,6 +146,15 @@ impl Engine {
         match &self.0 {
             Store::Rocks(rocks) => rocks.write(batch),
             Store::Memory(memory) => memory.write(batch),
+        }
+    }
+
+    /// Everything goes and the batch is there instead, as one batch: a crash leaves all of the old or nothing of it.
+    /// Views that are open keep what they saw. Space comes back as compaction gets to it.
+    pub fn start_over(&self, batch: Batch) {
+        match &self.0 {
+            Store::Rocks(rocks) => rocks.start_over(batch),
+            Store::Memory(memory) => memory.start_over(batch),
         }
     }
 

@@ -87,7 +87,27 @@ impl Rocks {
 
     pub(super) fn write(&self, batch: Batch) {
         // Growing the buffer would copy it; the slack is for the heads of the records, about 12 bytes each.
-        let mut writes = WriteBatch::with_capacity_bytes(batch.bytes() + batch.bytes() / 8 + 1024);
+        self.write_after(WriteBatch::with_capacity_bytes(batch.bytes() + batch.bytes() / 8 + 1024), batch);
+    }
+
+    /// A range delete for each family: it hides what is in files and memtables from later readers only, where dropping
+    /// files would take them from views as well.
+    pub(super) fn start_over(&self, batch: Batch) {
+        let mut writes = WriteBatch::default();
+        for family in Family::ALL {
+            let mut last = self.db().raw_iterator_cf(self.family(family));
+            last.seek_to_last();
+            let last = RocksCursor::checked(last);
+            if last.valid() {
+                // The end of a range is exclusive, and this is the first key behind the last one.
+                let end = [last.key(), &[0]].concat();
+                writes.delete_range_cf(self.family(family), &b""[..], &end[..]);
+            }
+        }
+        self.write_after(writes, batch);
+    }
+
+    fn write_after(&self, mut writes: WriteBatch, batch: Batch) {
         for (family, key, value) in batch.into_writes() {
             let family = self.family(family);
             match value {

@@ -4,6 +4,7 @@
 
 mod damage;
 mod reclaim;
+mod start_over;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -34,7 +35,7 @@ fn random_key(rng: &mut impl Rng) -> Vec<u8> {
 
 #[test]
 fn keys_have_these_bytes() {
-    let golden: [(Key<'_>, &[u8]); 12] = [
+    let golden: [(Key<'_>, &[u8]); 13] = [
         (Key::Cur(b"k"), b"k"),
         (log(258, 3), &[0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 3]),
         (idx(b"a\0b", 1, 0), b"a\0\xffb\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0"),
@@ -47,6 +48,7 @@ fn keys_have_these_bytes() {
         (Key::RequestAge(7), b"a\0\0\0\0\0\0\0\x07"),
         (Key::Member(MemberId(9)), &[0, 0, 0, 0, 0, 0, 0, 9]),
         (Key::Meta(MetaKey::Applied), b"applied"),
+        (Key::Meta(MetaKey::Installing), b"installing"),
     ];
     for (key, bytes) in golden {
         assert_eq!(key.encode(), bytes, "{key:?}");

@@ -9,12 +9,14 @@
 //!    nothing.
 //! 3. [`Effects::persist`] goes to the log thread, in order. Its held messages come out only for the [`Persisted`] that
 //!    the log store makes after its sync.
-//! 4. [`Effects::committed`] goes to the apply thread, in order. Raft hands out only what this member has persisted.
+//! 4. [`Effects::install`] goes to the apply thread, and then [`Effects::committed`], in order. Raft hands out only what
+//!    this member has persisted, and an archive is installed only once the log that begins behind it is.
 
 use bytes::Bytes;
 
 use super::{
     Ticket,
+    catch_up::{Accepted, Followers, Verdict},
     core::{Core, CoreConfig, RaftStart, Standing, Taken},
     log::{HardState, LogBatch, LogEntry, LogIo, LogReader, Persisted},
     message::{Message, MessageKind},
@@ -22,6 +24,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    snapshot::ArchiveMeta,
     types::{LogIndex, MemberId},
 };
 
@@ -79,6 +82,18 @@ pub enum Input {
         member: MemberId,
         last: LogIndex,
     },
+    /// The archive that this snapshot message came with is staged here.
+    ArchiveStaged(Message),
+    /// An archive is held open for a follower that needed one.
+    ArchiveOffered {
+        to: MemberId,
+        archive: ArchiveMeta,
+    },
+    /// The follower has the archive, or will not get it; it is not held open any more.
+    ArchiveSent {
+        to: MemberId,
+        ok: bool,
+    },
 }
 
 /// Messages that may leave only once the batch they came with is durable.
@@ -133,7 +148,13 @@ pub struct Effects {
     pub local_reads_from: Option<LogIndex>,
     pub send: Vec<Message>,
     pub persist: Option<Persist>,
+    /// What became of the archive that was reported as staged.
+    pub archive: Option<Verdict>,
+    /// The staged archive takes the place of the state, before anything of `committed` is applied.
+    pub install: Option<ArchiveMeta>,
     pub committed: Vec<LogEntry>,
+    /// Followers that need an archive, and for which none is held open. Comes again while that is so.
+    pub wants_archive: Vec<MemberId>,
     pub reads: Option<ConfirmedReads>,
     pub rejected: Vec<(Ticket, Error)>,
     /// There is more to do: call again at once, even without input.
@@ -158,6 +179,8 @@ pub struct Driver<Io: LogIo> {
     applied: LogIndex,
     /// A commit index that is not worth a sync of its own; goes with the next batch.
     lazy_hard_state: Option<HardState>,
+    accepted: Accepted,
+    followers: Followers,
     /// The last step that went to the log thread, and the last one there was.
     submitted: u64,
     durable: u64,
@@ -190,6 +213,8 @@ impl<Io: LogIo> Driver<Io> {
             parked: Vec::new(),
             applied: start.applied,
             lazy_hard_state: None,
+            accepted: Accepted::default(),
+            followers: Followers::default(),
             submitted: 0,
             durable: 0,
             taken: 0,
@@ -204,7 +229,8 @@ impl<Io: LogIo> Driver<Io> {
             match input {
                 Input::Propose(batch) if proposals.is_empty() => proposals = batch,
                 Input::Propose(batch) => proposals.extend(batch),
-                other => self.step(other),
+                Input::ArchiveStaged(message) => effects.archive = Some(self.staged(message)),
+                other => self.step(now_ms, other),
             }
         }
         self.propose(now_ms, proposals, &mut effects);
@@ -217,12 +243,22 @@ impl<Io: LogIo> Driver<Io> {
         }
         // Taking may have changed nothing but what is committed; look again so that what is published is the newest.
         self.look(&mut effects);
+        effects.install = self.accepted.take_install();
+        effects.wants_archive = self.core.take_wanted_archives();
         effects.more = self.core.has_more();
         effects
     }
 
-    fn step(&mut self, input: Input) {
+    fn step(&mut self, now_ms: u64, input: Input) {
+        if let Input::Message(message) = &input {
+            self.followers.heard(message.from, now_ms);
+        }
         match input {
+            // Until the log begins behind the archive, raft must neither stand for election nor be told to: it would
+            // look for entries that are gone. It is the time of one sync, and messages come again.
+            Input::Tick | Input::Message(_) if self.accepted.is_pending() => {}
+            // Raft hears of an archive only once it is staged.
+            Input::Message(message) if message.kind == MessageKind::Snapshot => {}
             // Standing for election with unsynced entries is fatal in raft-rs when nobody else must vote.
             Input::Tick if !self.standing.leading && self.standing.sole && self.durable < self.submitted => {}
             Input::Tick => self.core.tick(),
@@ -239,12 +275,19 @@ impl<Io: LogIo> Driver<Io> {
             Input::Applied(index) => {
                 assert!(index >= self.applied, "applied does not go back");
                 self.applied = index;
-                self.core.applied(index);
+                if index >= self.accepted.up_to() {
+                    self.core.applied(index);
+                }
             }
             Input::TransferLeader(to) => self.core.transfer_leader(to),
             Input::Unreachable(member) => self.core.unreachable(member),
             Input::PeerOffers { member, last } => self.core.peer_offers(member, last),
-            Input::Propose(_) => unreachable!("drive gathers proposals"),
+            Input::ArchiveOffered { to, archive } => self.core.offer_archive(to, Some(archive)),
+            Input::ArchiveSent { to, ok } => {
+                self.core.offer_archive(to, None);
+                self.core.archive_sent(to, ok);
+            }
+            Input::Propose(_) | Input::ArchiveStaged(_) => unreachable!("drive takes them out"),
         }
     }
 
@@ -263,6 +306,31 @@ impl<Io: LogIo> Driver<Io> {
         // Steps that had nothing to write are durable when all before them are.
         let number = if self.durable == self.submitted { self.taken } else { self.durable };
         self.core.persisted(number);
+        if let Some(index) = self.accepted.persisted(self.durable) {
+            // For raft: what is in front of the log's beginning is applied. It may lead a term whose entries wait for
+            // the archive to be put in, but it never looks for what is gone.
+            self.core.applied(index);
+        }
+    }
+
+    /// Raft takes the archive, or has no use for it any more: its commit is as far, or it knows the entry.
+    fn staged(&mut self, message: Message) -> Verdict {
+        let archive = message.archive.clone();
+        let first = !self.accepted.is_under_way(self.applied) && !self.core.has_taken_archive();
+        if first && message.kind == MessageKind::Snapshot {
+            self.core.step(message);
+        }
+        match archive {
+            Some(archive) if first && self.core.has_taken_archive() => Verdict::Accepted(archive),
+            _ => Verdict::Ignored,
+        }
+    }
+
+    /// The oldest entry that a follower needs which was heard of lately; None if this member does not lead or all have
+    /// everything that was asked about.
+    #[must_use]
+    pub fn needed_from(&self, now_ms: u64) -> Option<LogIndex> {
+        self.followers.needed_from(self.core.matched(), now_ms)
     }
 
     /// All proposals of a step become one batch of entries. Without a known leader they wait for one.
@@ -327,6 +395,9 @@ impl<Io: LogIo> Driver<Io> {
                 effects.reads = Some(ConfirmedReads { index, tickets });
             }
         }
+        if let Some(archive) = &taken.archive {
+            self.accepted.begin(taken.number, archive.clone());
+        }
         let mut held = taken.held;
         if !taken.must_sync {
             // Term, vote and log are as they were, so what promises none of them waits for no disk: a follower on a
@@ -344,6 +415,7 @@ impl<Io: LogIo> Driver<Io> {
             effects.persist = Some(Persist {
                 batch: LogBatch {
                     ready: taken.number,
+                    reset: taken.archive.map(|archive| (archive.index, archive.term)),
                     entries: taken.entries,
                     hard_state: self.lazy_hard_state.take(),
                 },

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 
 use super::log::LogEntry;
-use crate::types::{LogIndex, MemberId, Term};
+use crate::{
+    snapshot::ArchiveMeta,
+    types::{LogIndex, MemberId, Term},
+};
 
 /// The kinds of message that cross the network. The names are those of the Raft paper and thesis.
-///
-/// There is no kind for a snapshot yet: a member never offers one, because the raft log is kept for every follower of
-/// the only configuration there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
     Propose,
@@ -24,6 +24,9 @@ pub enum MessageKind {
     TimeoutNow,
     ReadIndex,
     ReadIndexResponse,
+    /// InstallSnapshot of the paper: names an archive. It goes with the archive, and raft sees it only once the archive
+    /// is staged.
+    Snapshot,
 }
 
 /// One message. Fields that a kind does not use are zero or empty.
@@ -47,13 +50,15 @@ pub struct Message {
     /// Of a heartbeat: which ReadIndex round it confirms.
     pub context: Bytes,
     pub priority: i64,
+    /// Of a snapshot: which archive.
+    pub archive: Option<ArchiveMeta>,
 }
 
 impl Message {
     /// Everything but the entries.
     #[must_use]
     pub fn clone_head(&self) -> Self {
-        Self { entries: Vec::new(), context: self.context.clone(), ..*self }
+        Self { entries: Vec::new(), context: self.context.clone(), archive: self.archive.clone(), ..*self }
     }
 
     /// Whether the message promises something that only a synced log can keep: that entries are held, or that a vote

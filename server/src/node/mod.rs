@@ -50,10 +50,14 @@ mod message;
 mod core;
 mod reads;
 
+mod catch_up;
 mod drive;
 
 pub mod datadir;
 pub mod log;
+
+mod install;
+mod staging;
 
 mod mailbox;
 mod queue;
@@ -87,16 +91,19 @@ use crate::{
 
 pub use self::{
     apply_thread::decode,
+    catch_up::Verdict,
     core::{RaftStart, Standing, first_conf_state},
     drive::{ConfirmedReads, Driver, DriverConfig, Effects, Held, Input, Persist, Proposal, TICK_MS},
     encode::entry,
     handle::Handle,
+    install::{Install, InstallFailed},
     keeper::Keeper,
     mailbox::Ticket,
     message::{Message, MessageKind},
     reclaim::give_back,
-    recovery::{Mismatch, StateFacts, fit, may_bootstrap},
+    recovery::{Mismatch, StateFacts, fit, install_due, may_bootstrap},
     shared::Identity,
+    staging::{Session, Staging, StagingFailed},
     start::{EXIT_IDENTITY, InitialMember, Mode, Node, NodeConfig, Prepared, StartError},
     stats::{BUCKETS_US, Histogram, Stats},
     thread::{EXIT_STATE, spawn},

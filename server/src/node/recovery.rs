@@ -8,7 +8,10 @@
 //! with every file kept: it would break promises that it cannot know of any more.
 
 use super::{core::RaftStart, log::Recovered};
-use crate::types::{LogIndex, Term};
+use crate::{
+    snapshot::ArchiveMeta,
+    types::{LogIndex, Term},
+};
 
 /// What the state machine holds on disk.
 #[derive(Clone, Debug)]
@@ -46,6 +49,30 @@ pub enum Mismatch {
          from a backup"
     )]
     StateLost,
+    #[error(
+        "the state is the part of an archive as of index {index}, and the archive is gone or damaged. Nothing was changed.          Remove this member from its cluster and add it again under a new id; a single member is restored from a backup"
+    )]
+    ArchiveLost { index: LogIndex },
+}
+
+/// Whether the staged archive has to become the state before anything else: a crash came between raft's taking it (the
+/// log begins behind it from then on) and its being the state. `installing`: the archive of which the store holds a part.
+///
+/// # Errors
+/// If the store holds a part of an archive that is not staged.
+pub fn install_due(
+    log: &Recovered,
+    state: &StateFacts,
+    installing: Option<(LogIndex, Term)>,
+    staged: Option<&ArchiveMeta>,
+) -> Result<bool, Mismatch> {
+    let staged = staged.map(|meta| (meta.index, meta.term));
+    match installing {
+        Some((index, _)) if staged != installing => Err(Mismatch::ArchiveLost { index }),
+        Some(_) => Ok(true),
+        // A staged archive that raft did not take changes nothing.
+        None => Ok(log.base.0 > state.applied.0 && staged == Some(log.base)),
+    }
 }
 
 /// Whether a member that was just started for the first time, or died while it was, may begin from nothing.

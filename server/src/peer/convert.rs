@@ -7,10 +7,11 @@ use crate::{
         Message, MessageKind,
         log::{EntryKind, LogEntry},
     },
-    types::{LogIndex, MemberId, Term},
+    snapshot::ArchiveMeta,
+    types::{ClusterId, LogIndex, MemberId, Revision, Term},
 };
 
-const KINDS: [(MessageKind, pb::Kind); 13] = [
+const KINDS: [(MessageKind, pb::Kind); 14] = [
     (MessageKind::Propose, pb::Kind::Propose),
     (MessageKind::Append, pb::Kind::Append),
     (MessageKind::AppendResponse, pb::Kind::AppendResponse),
@@ -24,6 +25,7 @@ const KINDS: [(MessageKind, pb::Kind); 13] = [
     (MessageKind::TimeoutNow, pb::Kind::TimeoutNow),
     (MessageKind::ReadIndex, pb::Kind::ReadIndex),
     (MessageKind::ReadIndexResponse, pb::Kind::ReadIndexResponse),
+    (MessageKind::Snapshot, pb::Kind::Snapshot),
 ];
 
 const ENTRIES: [(EntryKind, pb::EntryKind); 3] = [
@@ -51,7 +53,17 @@ pub fn message_out(message: Message) -> pb::Message {
         request_snapshot: message.request_snapshot.0,
         context: message.context,
         priority: message.priority,
-        archive: None,
+        archive: message.archive.map(archive_out),
+    }
+}
+
+fn archive_out(meta: ArchiveMeta) -> pb::ArchiveMeta {
+    pb::ArchiveMeta {
+        cluster: meta.cluster.0,
+        index: meta.index.0,
+        term: meta.term.0,
+        revision: meta.revision.0,
+        conf_state: meta.conf_state,
     }
 }
 
@@ -80,7 +92,18 @@ pub fn message_in(message: pb::Message) -> Option<Message> {
         request_snapshot: LogIndex(message.request_snapshot),
         context: message.context,
         priority: message.priority,
+        archive: message.archive.map(archive_in),
     })
+}
+
+fn archive_in(meta: pb::ArchiveMeta) -> ArchiveMeta {
+    ArchiveMeta {
+        cluster: ClusterId(meta.cluster),
+        index: LogIndex(meta.index),
+        term: Term(meta.term),
+        revision: Revision(meta.revision),
+        conf_state: meta.conf_state,
+    }
 }
 
 fn entry_in(entry: pb::Entry) -> Option<LogEntry> {

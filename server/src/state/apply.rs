@@ -10,6 +10,7 @@ use super::{
     Applied, Committed, Effects, LEVEL, Reply, Stop,
     command::{self, Terms},
     guard::check_idempotency_key,
+    install::Installing,
     meta::{Mark, Settled},
     query::header,
     requests::{self, Remembered, Told},
@@ -25,12 +26,14 @@ use crate::{
 
 /// The state machine over an engine.
 pub struct State {
-    engine: Engine,
+    pub(super) engine: Engine,
     limits: Limits,
-    settled: Settled,
+    pub(super) settled: Settled,
     /// An entry of which a crash left pieces; it is the next one to be applied.
-    mark: Option<Mark>,
-    published: Published,
+    pub(super) mark: Option<Mark>,
+    /// The store holds a part of an archive.
+    pub(super) installing: Option<Installing>,
+    pub(super) published: Published,
 }
 
 impl State {
@@ -51,9 +54,10 @@ impl State {
                 engine::fatal("reading the resume mark", "it cannot be read or is not the next entry's")
             })
         });
+        let installing = Installing::read(&view);
         let published =
             Arc::new(ArcSwap::from_pointee(ReadView { applied: settled.applied, position: settled.position, view }));
-        Self { engine, limits, settled, mark, published }
+        Self { engine, limits, settled, mark, installing, published }
     }
 
     #[must_use]
@@ -87,7 +91,8 @@ impl State {
 
     /// First start only: writes initial members and ConfState, and makes them durable.
     pub fn bootstrap(&mut self, initial: &[Member], conf_state: Vec<u8>) {
-        assert!(self.settled == Settled::fresh() && self.mark.is_none(), "only a fresh store is bootstrapped");
+        let fresh = self.settled == Settled::fresh() && self.mark.is_none() && self.installing.is_none();
+        assert!(fresh, "only a fresh store is bootstrapped");
         self.settled.conf_state = conf_state.into();
         let mut writer = self.writer();
         for member in initial {
@@ -104,6 +109,7 @@ impl State {
     ///
     /// On `Err` this member must stop: it met an entry that it may not apply. Nothing of that entry is in the store.
     pub fn apply(&mut self, entries: Vec<Committed>) -> Result<Vec<Applied>, Stop> {
+        assert!(self.installing.is_none(), "nothing is applied to a part of a state");
         let mut writer = self.writer();
         let mut done = Vec::with_capacity(entries.len());
         for committed in entries {

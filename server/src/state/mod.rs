@@ -14,6 +14,7 @@
 //! - A txn makes one revision, or none when it changed nothing (scripts, `model` test).
 //! - What was published is whole: readers see the state after an entry, never within one; and it is published before
 //!   anyone is answered (`State::commit`).
+//! - A state is exchanged for an archive's as a whole, or the store says that it holds a part of one (`install`).
 //! - Nothing held in memory grows with the state: a batch is bounded, and so are the events of one revision. Replies
 //!   hold what the client asked for, as large as that is.
 //!
@@ -43,6 +44,7 @@ mod apply;
 mod command;
 mod compare;
 mod guard;
+mod install;
 mod meta;
 mod query;
 mod requests;
@@ -60,6 +62,7 @@ pub use guard::{
     IDEMPOTENCY_KEY_MAX_BYTES, check_delete_range, check_idempotency_key, check_put, check_range, check_range_stream,
     check_txn,
 };
+pub use install::Point;
 pub use query::{header, query, range_reply};
 pub use requests::WINDOW_KEYS;
 pub use txn::{is_read_only, is_serializable, read_txn};

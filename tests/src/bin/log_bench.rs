@@ -36,7 +36,7 @@ fn main() -> anyhow::Result<()> {
     let (mut store, _) = LogStore::open(RealIo::new(dir.path()), settings)?;
     let data = Bytes::from(vec![7; options.bytes]);
     let hard_state = Some(HardState { term: Term(1), vote: None, commit: LogIndex(0) });
-    let _ = store.persist(&LogBatch { ready: 0, entries: Vec::new(), hard_state })?;
+    let _ = store.persist(&LogBatch { hard_state, ..LogBatch::default() })?;
 
     let (mut persist_us, mut prepare_us) = (Vec::new(), Vec::new());
     let (start, cpu) = (Instant::now(), cpu_us()?);
@@ -48,7 +48,7 @@ fn main() -> anyhow::Result<()> {
         };
         let entries = (first..first + options.entries).map(entry).collect();
         let begin = Instant::now();
-        let _ = store.persist(&LogBatch { ready, entries, hard_state: None })?;
+        let _ = store.persist(&LogBatch { ready, entries, ..LogBatch::default() })?;
         let persisted = Instant::now();
         store.prepare()?;
         // The state machine's flushes let the log go at about this distance.

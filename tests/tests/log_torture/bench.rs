@@ -279,7 +279,7 @@ impl Bench {
         if rng.random_bool(0.7) && last > state.commit.0 {
             state.commit = LogIndex(rng.random_range(state.commit.0..=last));
         }
-        LogBatch { ready, entries, hard_state: Some(state) }
+        LogBatch { ready, entries, hard_state: Some(state), ..LogBatch::default() }
     }
 
     pub(crate) fn random_entry(&self, rng: &mut ChaCha8Rng, index: u64, term: u64) -> LogEntry {

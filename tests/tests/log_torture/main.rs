@@ -187,7 +187,12 @@ fn small_batch(ready: u64, first: u64, count: u64) -> LogBatch {
         LogEntry { index: LogIndex(index), term: Term(1), kind: EntryKind::Normal, data }
     };
     let hard_state = HardState { term: Term(1), vote: None, commit: LogIndex(first - 1) };
-    LogBatch { ready, entries: (first..first + count).map(entry).collect(), hard_state: Some(hard_state) }
+    LogBatch {
+        ready,
+        entries: (first..first + count).map(entry).collect(),
+        hard_state: Some(hard_state),
+        ..LogBatch::default()
+    }
 }
 
 /// Walks all vectors of choices below given limits, which show while they are made.
@@ -267,7 +272,7 @@ fn torn_tail_stays_dead() {
         let data = Bytes::from(vec![u8::try_from(index).unwrap(); len]);
         LogEntry { index: LogIndex(index), term, kind, data }
     };
-    let batch = |entries: Vec<LogEntry>| LogBatch { ready: 1, entries, hard_state: None };
+    let batch = |entries: Vec<LogEntry>| LogBatch { ready: 1, entries, ..LogBatch::default() };
     let mut bench = Bench::new(256 * 1024);
     bench.run(&Op::Persist(small_batch(1, 1, 1))).unwrap();
     // Two records, one sync: 64 KiB close a record.

@@ -9,7 +9,8 @@ use crate::{
         log::{EntryKind, HardState, LogEntry},
         message::{Message, MessageKind},
     },
-    types::{LogIndex, MemberId, Term},
+    snapshot::{ArchiveMeta, MAX_CONF_STATE_BYTES},
+    types::{ClusterId, LogIndex, MemberId, Revision, Term},
 };
 
 pub(super) fn member(id: u64) -> Option<MemberId> {
@@ -61,7 +62,7 @@ pub(super) fn hard_state_in(state: &HardState) -> eraftpb::HardState {
     }
 }
 
-const KINDS: [(MessageKind, eraftpb::MessageType); 13] = [
+const KINDS: [(MessageKind, eraftpb::MessageType); 14] = [
     (MessageKind::Propose, eraftpb::MessageType::MsgPropose),
     (MessageKind::Append, eraftpb::MessageType::MsgAppend),
     (MessageKind::AppendResponse, eraftpb::MessageType::MsgAppendResponse),
@@ -75,11 +76,16 @@ const KINDS: [(MessageKind, eraftpb::MessageType); 13] = [
     (MessageKind::TimeoutNow, eraftpb::MessageType::MsgTimeoutNow),
     (MessageKind::ReadIndex, eraftpb::MessageType::MsgReadIndex),
     (MessageKind::ReadIndexResponse, eraftpb::MessageType::MsgReadIndexResp),
+    (MessageKind::Snapshot, eraftpb::MessageType::MsgSnapshot),
 ];
 
-pub(super) fn message_in(message: Message) -> eraftpb::Message {
+/// None: a snapshot without an archive, or with a membership that raft would panic on.
+pub(super) fn message_in(message: Message) -> Option<eraftpb::Message> {
     let (_, kind) = KINDS.into_iter().find(|(kind, _)| *kind == message.kind).expect("the table has every kind");
     let mut out = eraftpb::Message::default();
+    if message.kind == MessageKind::Snapshot {
+        out.set_snapshot(snapshot_in(message.archive.as_ref()?)?);
+    }
     out.set_msg_type(kind);
     out.to = message.to.0;
     out.from = message.from.0;
@@ -94,12 +100,13 @@ pub(super) fn message_in(message: Message) -> eraftpb::Message {
     out.request_snapshot = message.request_snapshot.0;
     out.context = message.context;
     out.priority = message.priority;
-    out
+    Some(out)
 }
 
-/// None: raft talks to itself, or of a snapshot, which the storage never offers.
+/// None: raft talks to itself.
 pub(super) fn message_out(mut message: eraftpb::Message) -> Option<Message> {
     let (kind, _) = KINDS.into_iter().find(|(_, kind)| *kind == message.get_msg_type())?;
+    let archive = (kind == MessageKind::Snapshot).then(|| archive_out(message.get_snapshot()));
     Some(Message {
         kind,
         to: MemberId(message.to),
@@ -115,7 +122,56 @@ pub(super) fn message_out(mut message: eraftpb::Message) -> Option<Message> {
         request_snapshot: LogIndex(message.request_snapshot),
         context: message.context,
         priority: message.priority,
+        archive,
     })
+}
+
+/// What raft knows of an archive. It carries the cluster and the revision, which mean nothing to it, as its data.
+pub(super) fn snapshot_in(archive: &ArchiveMeta) -> Option<eraftpb::Snapshot> {
+    let membership = conf_state(&archive.conf_state).ok().filter(is_sound)?;
+    let data = [archive.cluster.0.to_be_bytes(), archive.revision.0.to_be_bytes()].concat().into();
+    let mut out = eraftpb::Snapshot { data, ..eraftpb::Snapshot::default() };
+    let metadata = out.mut_metadata();
+    metadata.set_conf_state(membership);
+    metadata.index = archive.index.0;
+    metadata.term = archive.term.0;
+    (archive.index.0 > 0).then_some(out)
+}
+
+/// # Panics
+/// If [`snapshot_in`] did not make it.
+pub(super) fn archive_out(snapshot: &eraftpb::Snapshot) -> ArchiveMeta {
+    let (cluster, revision) = snapshot.data.split_at(8);
+    let metadata = snapshot.get_metadata();
+    ArchiveMeta {
+        cluster: ClusterId(u64::from_be_bytes(cluster.try_into().expect("eight bytes"))),
+        index: LogIndex(metadata.index),
+        term: Term(metadata.term),
+        revision: Revision(i64::from_be_bytes(revision.try_into().expect("eight bytes"))),
+        conf_state: metadata
+            .get_conf_state()
+            .write_to_bytes()
+            .expect("a message without required fields encodes")
+            .into(),
+    }
+}
+
+/// Whether raft-rs takes the membership: it panics on one that no series of changes leads to.
+fn is_sound(state: &eraftpb::ConfState) -> bool {
+    let lists = [&state.voters, &state.voters_outgoing, &state.learners, &state.learners_next];
+    let unique = |list: &[u64]| {
+        let mut list = list.to_vec();
+        list.sort_unstable();
+        let before = list.len();
+        list.dedup();
+        list.len() == before && !list.contains(&raft::INVALID_ID)
+    };
+    let joint = !state.voters_outgoing.is_empty();
+    state.write_to_bytes().is_ok_and(|bytes| bytes.len() <= MAX_CONF_STATE_BYTES)
+        && lists.into_iter().all(|list| unique(list))
+        && state.learners.iter().all(|id| !state.voters.contains(id) && !state.voters_outgoing.contains(id))
+        && state.learners_next.iter().all(|id| state.voters_outgoing.contains(id) && !state.voters.contains(id))
+        && (joint || !state.auto_leave)
 }
 
 /// What the state machine stores as raft's membership when a cluster begins.

@@ -11,7 +11,7 @@ mod convert;
 mod storage;
 
 use bytes::Bytes;
-use raft::{RawNode, ReadOnlyOption, StateRole, eraftpb};
+use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole, eraftpb};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -20,7 +20,10 @@ use super::{
     log::{HardState, LogEntry, LogIo, LogReader},
     message::Message,
 };
-use crate::types::{LogIndex, MemberId, Term};
+use crate::{
+    snapshot::ArchiveMeta,
+    types::{LogIndex, MemberId, Term},
+};
 
 /// Largest append message, in bytes of entries. raft-rs's default would send one entry per message.
 const MAX_MESSAGE_BYTES: u64 = 1 << 20;
@@ -79,6 +82,8 @@ pub(super) struct Taken {
     pub(super) held: Vec<Message>,
     pub(super) committed: Vec<LogEntry>,
     pub(super) reads: Vec<(Bytes, LogIndex)>,
+    /// Raft took this archive; the entries begin behind it.
+    pub(super) archive: Option<ArchiveMeta>,
 }
 
 pub(super) struct Core<Io: LogIo> {
@@ -156,8 +161,38 @@ impl<Io: LogIo> Core<Io> {
     pub(super) fn step(&mut self, message: Message) {
         // Raft refuses messages from strangers, and proposals that it cannot take. The sender is no longer a member in
         // the first case and times out in the second, so there is nobody to tell.
-        let _ = self.raw.step(convert::message_in(message));
+        let Some(message) = convert::message_in(message) else { return };
+        let _ = self.raw.step(message);
         self.draw();
+    }
+
+    /// Whether raft took an archive that was not handed out yet.
+    pub(super) fn has_taken_archive(&self) -> bool {
+        self.raw.snap().is_some()
+    }
+
+    /// The archive that is held open for a follower, or none any more.
+    pub(super) fn offer_archive(&mut self, to: MemberId, archive: Option<ArchiveMeta>) {
+        self.raw.mut_store().offer(to, archive);
+    }
+
+    /// Followers that need an archive, asked for since the last call.
+    pub(super) fn take_wanted_archives(&mut self) -> Vec<MemberId> {
+        self.raw.mut_store().take_wanted()
+    }
+
+    /// Whether the follower got the archive that raft sent it to.
+    pub(super) fn archive_sent(&mut self, to: MemberId, ok: bool) {
+        let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.raw.report_snapshot(to.0, status);
+    }
+
+    /// What each other member is known to hold, as far as this leader knows.
+    pub(super) fn matched(&self) -> impl Iterator<Item = (MemberId, LogIndex)> + '_ {
+        let raft = &self.raw.raft;
+        let leading = raft.state == StateRole::Leader;
+        let others = raft.prs().iter().filter(move |(id, _)| leading && **id != raft.id);
+        others.map(|(id, progress)| (MemberId(*id), LogIndex(progress.matched)))
     }
 
     /// All of them in one message, so that the log gets them as one batch. False: raft takes none now (no leader is
@@ -248,6 +283,10 @@ impl<Io: LogIo> Core<Io> {
         }
         let mut ready = self.raw.ready();
         let entries = ready.take_entries();
+        let archive = (!ready.snapshot().is_empty()).then(|| convert::archive_out(ready.snapshot()));
+        if let Some(archive) = &archive {
+            self.raw.mut_store().begin_behind(archive.index, archive.term);
+        }
         let taken = Taken {
             number: ready.number(),
             hard_state: ready.hs().map(convert::hard_state_out),
@@ -261,6 +300,7 @@ impl<Io: LogIo> Core<Io> {
                 .into_iter()
                 .map(|state| (Bytes::from(state.request_ctx), LogIndex(state.index)))
                 .collect(),
+            archive,
         };
         self.raw.mut_store().append(entries);
         self.raw.advance_append_async(ready);

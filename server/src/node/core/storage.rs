@@ -4,14 +4,18 @@
 //! (`advance_append_async`). So entries live here until they are both persisted and applied; nothing younger than that
 //! is ever looked up on disk, where a tail that was replaced may still stand.
 
-use std::collections::VecDeque;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+};
 
 use raft::{GetEntriesContext, RaftState, StorageError, eraftpb};
 
-use super::convert::{entry_copy, entry_in};
+use super::convert::{entry_copy, entry_in, snapshot_in};
 use crate::{
     node::log::{LogEntry, LogIo, LogReader, ReadError},
-    types::{LogIndex, Term},
+    snapshot::ArchiveMeta,
+    types::{LogIndex, MemberId, Term},
 };
 
 /// Applied entries that stay in memory for followers that are a little behind: eight full append messages.
@@ -24,12 +28,50 @@ pub(super) struct Storage<Io: LogIo> {
     recent: VecDeque<eraftpb::Entry>,
     recent_first: u64,
     recent_bytes: usize,
+    /// The entry behind which an archive lets the log begin, from the moment raft took it: the log thread has yet to
+    /// forget what is in front.
+    behind: (u64, u64),
+    /// Archives that are held open for followers.
+    archives: BTreeMap<u64, ArchiveMeta>,
+    /// Followers for which raft asked for an archive that is not there.
+    wanted: RefCell<BTreeSet<u64>>,
 }
 
 impl<Io: LogIo> Storage<Io> {
     pub(super) fn new(reader: LogReader<Io>, start: RaftState) -> Self {
         let recent_first = reader.last_index().0 + 1;
-        Self { reader, start, recent: VecDeque::new(), recent_first, recent_bytes: 0 }
+        Self {
+            reader,
+            start,
+            recent: VecDeque::new(),
+            recent_first,
+            recent_bytes: 0,
+            behind: (0, 0),
+            archives: BTreeMap::new(),
+            wanted: RefCell::default(),
+        }
+    }
+
+    /// Raft took an archive: there is nothing in front of its end any more.
+    pub(super) fn begin_behind(&mut self, index: LogIndex, term: Term) {
+        assert!(index.0 > self.behind.0, "archives only lead forward");
+        self.behind = (index.0, term.0);
+        self.recent.clear();
+        self.recent_bytes = 0;
+        self.recent_first = index.0 + 1;
+    }
+
+    /// An archive is held open for the follower; None: not any more.
+    pub(super) fn offer(&mut self, to: MemberId, archive: Option<ArchiveMeta>) {
+        match archive {
+            Some(archive) => drop(self.archives.insert(to.0, archive)),
+            None => drop(self.archives.remove(&to.0)),
+        }
+    }
+
+    /// Followers that need an archive, asked for since the last call.
+    pub(super) fn take_wanted(&mut self) -> Vec<MemberId> {
+        std::mem::take(self.wanted.get_mut()).into_iter().map(MemberId).collect()
     }
 
     fn last(&self) -> u64 {
@@ -98,6 +140,9 @@ impl<Io: LogIo> raft::Storage for Storage<Io> {
         _context: GetEntriesContext,
     ) -> raft::Result<Vec<eraftpb::Entry>> {
         let max_bytes = max_size.into().unwrap_or(u64::MAX);
+        if low <= self.behind.0 {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
         if low < self.recent_first {
             let to = high.min(self.recent_first);
             let read = self.reader.read(LogIndex(low), LogIndex(to), max_bytes).map_err(other)?;
@@ -121,6 +166,10 @@ impl<Io: LogIo> raft::Storage for Storage<Io> {
         if let Some(entry) = self.in_memory(index) {
             return Ok(entry.term);
         }
+        if index <= self.behind.0 && self.behind.0 > 0 {
+            let (behind, term) = self.behind;
+            return if index == behind { Ok(term) } else { Err(raft::Error::Store(StorageError::Compacted)) };
+        }
         if index >= self.recent_first {
             return Err(raft::Error::Store(StorageError::Unavailable));
         }
@@ -131,15 +180,22 @@ impl<Io: LogIo> raft::Storage for Storage<Io> {
     }
 
     fn first_index(&self) -> raft::Result<u64> {
-        Ok(self.reader.first_index().0)
+        Ok(self.reader.first_index().0.max(self.behind.0 + 1))
     }
 
     fn last_index(&self) -> raft::Result<u64> {
         Ok(self.last())
     }
 
-    /// Not offered yet; a leader asks again later.
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
+    /// Only what is held open for this very follower. Raft asks again at the next heartbeat.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
+        let first = self.reader.first_index().0;
+        // An archive from behind which the log was cut since would lead nowhere.
+        let good = |archive: &&ArchiveMeta| archive.index.0 >= request_index && archive.index.0 + 1 >= first;
+        if let Some(snapshot) = self.archives.get(&to).filter(good).and_then(snapshot_in) {
+            return Ok(snapshot);
+        }
+        self.wanted.borrow_mut().insert(to);
         Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }

@@ -39,6 +39,8 @@ pub struct HardState {
 pub struct LogBatch {
     /// Number of the (last) `Ready`; comes back in [`Persisted`].
     pub ready: u64,
+    /// First of all the log begins anew behind this entry, because the state up to it came as an archive.
+    pub reset: Option<(LogIndex, Term)>,
     /// Consecutive; the first replaces whatever the log holds from its index on.
     pub entries: Vec<LogEntry>,
     pub hard_state: Option<HardState>,
@@ -53,6 +55,12 @@ impl LogBatch {
     pub fn merge(&mut self, later: Self) {
         assert!(later.ready >= self.ready, "batches merge in the order in which raft made them");
         self.ready = later.ready;
+        if later.reset.is_some() {
+            // What stands in front of it is in the archive, or was never committed.
+            assert!(later.reset >= self.reset, "the log does not go back");
+            self.reset = later.reset;
+            self.entries.clear();
+        }
         if let (Some(first), Some(mine)) = (later.entries.first(), self.entries.first()) {
             let keep = first.index.0.saturating_sub(mine.index.0);
             assert!(keep <= self.entries.len() as u64, "no gap between merged batches");

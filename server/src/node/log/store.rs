@@ -6,7 +6,7 @@ use super::{
     entry::{HardState, LogBatch, LogEntry, Persisted},
     failure::{LogFailed, OpenError},
     hard_state::{self, HardStateFile},
-    index::{Placed, SegmentFile},
+    index::{Index, Placed, SegmentFile},
     io::LogIo,
     reader::{LogReader, Shared},
     record::{self, Meta},
@@ -194,10 +194,13 @@ impl<I: LogIo> LogStore<I> {
     /// segment, which the limit on requests excludes.
     pub fn persist(&mut self, batch: &LogBatch) -> Result<Persisted, LogFailed> {
         self.guarded(|store| {
-            store.check(&batch.entries);
             if let Some(state) = batch.hard_state {
                 store.keep(state)?;
             }
+            if let Some((index, term)) = batch.reset {
+                store.begin_behind(index, term)?;
+            }
+            store.check(&batch.entries);
             let commit = batch.hard_state.map_or(store.commit, |state| state.commit.max(store.commit));
             if !batch.entries.is_empty() {
                 store.check_term(&batch.entries);
@@ -255,26 +258,35 @@ impl<I: LogIo> LogStore<I> {
     ///
     /// # Errors
     /// Final: the process has to stop.
+    ///
+    /// # Panics
+    /// If the log begins as far already, or the entry is of a later term than the HardState's.
     pub fn reset(&mut self, index: LogIndex, term: Term) -> Result<(), LogFailed> {
-        self.guarded(|store| {
-            let header = Header { prev_generation: 0, prev_index: index, prev_term: term, ..store.next_header() };
-            let active = store.begin(header)?;
-            let commit = store.commit.max(index);
-            store.hard.save(|slot| {
-                slot.first_generation = header.generation;
-                slot.active_generation = header.generation;
-                slot.hard_state.commit = commit;
-            })?;
-            store.commit = commit;
-            let dropped = {
-                let mut shared = store.shared.index_mut();
-                let mut index = super::index::Index::new((index, term));
-                index.add_file(header.generation, Arc::clone(&active.file));
-                std::mem::replace(&mut *shared, index).drop_before(u64::MAX)
-            };
-            store.active = active;
-            dropped.into_iter().try_for_each(|file| store.spares.give(file))
-        })
+        self.guarded(|store| store.begin_behind(index, term))
+    }
+
+    /// The old log is whole until HardState names the new segment, and gone from then on: a crash leaves one or the
+    /// other.
+    fn begin_behind(&mut self, index: LogIndex, term: Term) -> Result<(), LogFailed> {
+        assert!(index > self.shared.index().base().0, "the log does not go back to entry {index}");
+        assert!(term <= self.hard.now().hard_state.term, "an archive of a later term than the HardState's");
+        let header = Header { prev_generation: 0, prev_index: index, prev_term: term, ..self.next_header() };
+        let active = self.begin(header)?;
+        let commit = self.commit.max(index);
+        self.hard.save(|slot| {
+            slot.first_generation = header.generation;
+            slot.active_generation = header.generation;
+            slot.hard_state.commit = commit;
+        })?;
+        self.commit = commit;
+        let dropped = {
+            let mut shared = self.shared.index_mut();
+            let mut index = Index::new((index, term));
+            index.add_file(header.generation, Arc::clone(&active.file));
+            std::mem::replace(&mut *shared, index).drop_before(u64::MAX)
+        };
+        self.active = active;
+        dropped.into_iter().try_for_each(|file| self.spares.give(file))
     }
 
     /// A failed store stays failed: what the failed call did is unknown, and a later sync that succeeds proves nothing.

@@ -23,7 +23,7 @@ fn state(term: u64, vote: u64, commit: u64) -> HardState {
 }
 
 fn batch(ready: u64, state: HardState, entries: Vec<LogEntry>) -> LogBatch {
-    LogBatch { ready, entries, hard_state: Some(state) }
+    LogBatch { ready, entries, hard_state: Some(state), ..LogBatch::default() }
 }
 
 #[test]
@@ -115,8 +115,8 @@ fn a_reset_log_begins_behind_the_snapshot() {
 #[test]
 fn merged_batches_keep_what_counts() {
     let mut first = batch(1, state(1, 0, 0), (1..=5).map(|n| entry(n, 1, 1)).collect());
-    first.merge(LogBatch { ready: 2, entries: Vec::new(), hard_state: Some(state(2, 1, 1)) });
-    first.merge(LogBatch { ready: 3, entries: (4..=4).map(|n| entry(n, 2, 1)).collect(), hard_state: None });
+    first.merge(LogBatch { ready: 2, hard_state: Some(state(2, 1, 1)), ..LogBatch::default() });
+    first.merge(LogBatch { ready: 3, entries: (4..=4).map(|n| entry(n, 2, 1)).collect(), ..LogBatch::default() });
     assert_eq!(
         first.entries.iter().map(|e| (e.index.0, e.term.0)).collect::<Vec<_>>(),
         [(1, 1), (2, 1), (3, 1), (4, 2)]

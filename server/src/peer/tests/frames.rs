@@ -22,10 +22,12 @@ use crate::{
         convert::{may_come_from, message_in, message_out},
         wire::{self, Reader, WireError},
     },
-    types::{LogIndex, MemberId, Term},
+    snapshot::ArchiveMeta,
+    types::{ClusterId, LogIndex, MemberId, Revision, Term},
 };
 
-const KINDS: [MessageKind; 13] = [
+const KINDS: [MessageKind; 14] = [
+    MessageKind::Snapshot,
     MessageKind::Propose,
     MessageKind::Append,
     MessageKind::AppendResponse,
@@ -109,6 +111,13 @@ fn message(rng: &mut ChaCha8Rng) -> Message {
         request_snapshot: LogIndex(number(rng)),
         context: Bytes::from_static(b"a context of a round").slice(..rng.random_range(0..20)),
         priority: rng.random(),
+        archive: rng.random_bool(0.1).then(|| ArchiveMeta {
+            cluster: ClusterId(rng.random()),
+            index: LogIndex(number(rng)),
+            term: Term(number(rng)),
+            revision: Revision(rng.random()),
+            conf_state: Bytes::from_static(b"a membership"),
+        }),
     }
 }
 
