@@ -30,3 +30,7 @@ cargo test --locked -p conclave-tests --test crash_points -- --nocapture
 # 100,000 operations, a script that was not seen before; its seed is printed, and printed again with a difference.
 cargo run --quiet --locked -p conclave-tests --bin differential -- --ops 100000 --seed "$CONCLAVE_SEED"
 echo "step passed: differential, seed $CONCLAVE_SEED"
+
+# A million keys: memory below its bound, space back after a compaction, back in seconds after a stop.
+scripts/scale.sh --rounds 1
+echo "step passed: a million keys"
