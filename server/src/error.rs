@@ -118,6 +118,8 @@ errors! {
     NoInflightDowngrade => FailedPrecondition, "etcdserver: no inflight downgrade job";
     Canceled => Canceled, "etcdserver: request canceled";
     DeadlineExceeded => DeadlineExceeded, "etcdserver: context deadline exceeded";
+    ContextDeadlineExceeded => DeadlineExceeded, "context deadline exceeded";
+    TimeoutLeaderTransfer => Unknown, "etcdserver: request timed out, leader transfer took too long";
     NotPrimaryLessor => Unknown, "not a primary lessor";
     StreamCustomSort => Unimplemented, "RangeStream does not support custom sort orders";
     IdempotencyKeyTooLong => InvalidArgument, "conclave: idempotency key is longer than 256 bytes";

@@ -104,6 +104,7 @@ impl Api {
             Method::Alarm => maintenance::alarm(self, message),
             Method::Defragment => maintenance::defragment(message),
             Method::HashKv => maintenance::hash_kv(self, message).await,
+            Method::MoveLeader => maintenance::move_leader(self, message).await,
             Method::MemberList => cluster::member_list(self, message).await,
             Method::HealthCheck => health::check(message),
             Method::HealthList => health::list(message),

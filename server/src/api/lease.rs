@@ -46,9 +46,9 @@ pub(super) async fn time_to_live(api: &Api, message: Bytes) -> Result<Bytes, Sta
         ..Default::default()
     };
     let id = LeaseId(request.id);
-    if let Some((remaining_ms, granted_ms)) = api.handle.lease_remaining(id).await? {
-        response.ttl = remaining_ms / 1000;
-        response.granted_ttl = granted_ms / 1000;
+    if let Some(lease) = api.handle.lease_remaining(id).await? {
+        response.ttl = lease.remaining_ms / 1000;
+        response.granted_ttl = lease.granted_ms / 1000;
         if request.keys {
             response.keys = api.readers.run(move || lease::keys(&view.view, id)).await?;
         }
@@ -58,7 +58,12 @@ pub(super) async fn time_to_live(api: &Api, message: Bytes) -> Result<Bytes, Sta
 
 pub(super) async fn leases(api: &Api, message: Bytes) -> Result<Bytes, Status> {
     let _: pb::LeaseLeasesRequest = frame::decode(message)?;
-    let ids = api.handle.lease_list().await?;
+    let view = api.handle.linearizable().await?;
+    // Only the leader knows which runs out first; etcd's followers list them in no order.
+    let ids = match api.handle.leases_by_time() {
+        Some(ids) => ids,
+        None => api.readers.run(move || lease::all(&view.view).into_iter().map(|(id, _)| id).collect()).await?,
+    };
     let response = pb::LeaseLeasesResponse {
         header: Some(api.current_header()),
         leases: ids.into_iter().map(|id| pb::LeaseStatus { id: id.0 }).collect(),

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use conclave_proto::etcdserverpb as pb;
 
 use super::{Api, frame, status::Status};
-use crate::{mvcc, types::Revision};
+use crate::{
+    mvcc,
+    types::{MemberId, Revision},
+};
 
 /// The version of etcd whose contract is served; clients compare it to decide what they may ask for.
 pub const ETCD_VERSION: &str = "3.7.1";
@@ -35,6 +38,13 @@ pub(super) fn status(api: &Api, message: Bytes) -> Result<Bytes, Status> {
         downgrade_info: Some(pb::DowngradeInfo::default()),
     };
     Ok(frame::encode(&response))
+}
+
+/// The client's own deadline may end it before; leadership moves all the same.
+pub(super) async fn move_leader(api: &Api, message: Bytes) -> Result<Bytes, Status> {
+    let request: pb::MoveLeaderRequest = frame::decode(message)?;
+    api.handle.move_leader(MemberId(request.target_id)).await?;
+    Ok(frame::encode(&pb::MoveLeaderResponse::default()))
 }
 
 pub(super) async fn hash_kv(api: &Api, message: Bytes) -> Result<Bytes, Status> {

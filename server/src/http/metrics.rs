@@ -96,6 +96,26 @@ fn consensus(text: &mut Text, handle: &Handle) {
         "The total number of slow apply requests (likely overloaded from slow disk).",
         &stats.slow_applies,
     );
+    counter(
+        "etcd_server_slow_read_indexes_total",
+        "The total number of pending read indexes not in sync with leader's or timed out read index requests.",
+        &stats.slow_reads,
+    );
+    counter(
+        "etcd_server_heartbeat_send_failures_total",
+        "The total number of leader heartbeat send failures (likely overloaded from slow disk).",
+        &stats.late_heartbeats,
+    );
+    counter(
+        "conclave_peer_messages_refused_total",
+        "Messages from other members that no correct member sends.",
+        &stats.messages_refused,
+    );
+    counter(
+        "conclave_peer_messages_dropped_total",
+        "Messages for other members that were dropped before they were sent.",
+        &stats.messages_dropped,
+    );
     counter("etcd_debugging_server_lease_expired_total", "The total number of expired leases.", &stats.leases_expired);
     let pending = handle.proposals_pending();
     let help = "The current number of pending proposals to commit.";

@@ -23,6 +23,8 @@ pub struct Expiry(Option<Deadlines>);
 
 #[derive(Debug, Default)]
 struct Deadlines {
+    /// Beyond its TTL a lease lives so much longer, because its client counts from when it hears of a grant or renewal.
+    grace_ms: u64,
     leases: BTreeMap<LeaseId, Lease>,
     /// When to look at a lease next: its deadline, or later once it was handed out. One entry for each of `leases`.
     due: BTreeSet<(u64, LeaseId)>,
@@ -43,8 +45,14 @@ impl Expiry {
     }
 
     /// A new leader starts over: every lease gets its full TTL plus `extend_ms`, because renewals that the leader before
-    /// answered are not known here. Many leases get more, none gets less.
-    pub fn promote(&mut self, leases: impl Iterator<Item = (LeaseId, i64)>, now_ms: u64, extend_ms: u64) {
+    /// answered are not known here. Many leases get more, none gets less. `grace_ms`: what a renewal adds to the TTL.
+    pub fn promote(
+        &mut self,
+        leases: impl Iterator<Item = (LeaseId, i64)>,
+        now_ms: u64,
+        extend_ms: u64,
+        grace_ms: u64,
+    ) {
         let mut found: Vec<(u64, LeaseId, u64)> = leases
             .map(|(id, ttl)| (now_ms.saturating_add(extend_ms).saturating_add(millis(ttl)), id, millis(ttl)))
             .collect();
@@ -52,7 +60,7 @@ impl Expiry {
             found.sort_unstable();
             spread(&mut found);
         }
-        let mut deadlines = Deadlines::default();
+        let mut deadlines = Deadlines { grace_ms, ..Deadlines::default() };
         for (deadline, id, ttl_ms) in found {
             deadlines.set(id, Lease { ttl_ms, deadline, due: deadline });
         }
@@ -72,7 +80,7 @@ impl Expiry {
 
     pub fn granted(&mut self, id: LeaseId, ttl_ms: i64, now_ms: u64) {
         if let Some(deadlines) = &mut self.0 {
-            let deadline = now_ms.saturating_add(millis(ttl_ms));
+            let deadline = now_ms.saturating_add(millis(ttl_ms)).saturating_add(deadlines.grace_ms);
             deadlines.set(id, Lease { ttl_ms: millis(ttl_ms), deadline, due: deadline });
         }
     }
@@ -92,7 +100,8 @@ impl Expiry {
             return None;
         }
         // A new leader may have given it more than its TTL; a renewal never takes away.
-        let deadline = lease.deadline.max(now_ms.saturating_add(lease.ttl_ms));
+        let renewed = now_ms.saturating_add(lease.ttl_ms).saturating_add(deadlines.grace_ms);
+        let deadline = lease.deadline.max(renewed);
         deadlines.set(id, Lease { deadline, due: deadline, ..lease });
         Some(signed(lease.ttl_ms))
     }

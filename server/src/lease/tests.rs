@@ -66,7 +66,8 @@ fn expiry_agrees_with_a_naive_model() {
     for seed in 0..40 {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let (mut expiry, mut model, mut now) = (Expiry::new(), Model::default(), 1_000u64);
-        expiry.promote(std::iter::empty(), now, 0);
+        let grace = rng.random_range(0..1_000);
+        expiry.promote(std::iter::empty(), now, 0, grace);
         let (mut expired, mut refused) = (0, 0);
         for _ in 0..2_000 {
             let id = LeaseId(rng.random_range(1..20));
@@ -74,7 +75,7 @@ fn expiry_agrees_with_a_naive_model() {
                 0..15 => {
                     let ttl = rng.random_range(1..8_000u64);
                     expiry.granted(id, ttl as i64, now);
-                    model.leases.insert(id, (ttl, now + ttl, now + ttl));
+                    model.leases.insert(id, (ttl, now + ttl + grace, now + ttl + grace));
                 }
                 15..25 => {
                     expiry.revoked(id);
@@ -82,7 +83,7 @@ fn expiry_agrees_with_a_naive_model() {
                 }
                 25..60 => {
                     let expected = model.leases.get_mut(&id).filter(|lease| lease.1 > now).map(|lease| {
-                        lease.1 = lease.1.max(now + lease.0);
+                        lease.1 = lease.1.max(now + lease.0 + grace);
                         lease.2 = lease.1;
                         lease.0 as i64
                     });
@@ -104,7 +105,7 @@ fn expiry_agrees_with_a_naive_model() {
                     let extend = rng.random_range(0..3_000);
                     expiry.demote();
                     assert_eq!(expiry.renew(id, now), None);
-                    expiry.promote(model.leases.iter().map(|(id, lease)| (*id, lease.0 as i64)), now, extend);
+                    expiry.promote(model.leases.iter().map(|(id, lease)| (*id, lease.0 as i64)), now, extend, grace);
                     for lease in model.leases.values_mut() {
                         lease.1 = now + extend + lease.0;
                         lease.2 = lease.1;
@@ -127,7 +128,7 @@ fn expiry_agrees_with_a_naive_model() {
 #[test]
 fn a_new_leader_spreads_what_would_run_out_at_once() {
     let mut expiry = Expiry::new();
-    expiry.promote((1..=3_000).map(|id| (LeaseId(id), 5_000)), 10_000, 1_000);
+    expiry.promote((1..=3_000).map(|id| (LeaseId(id), 5_000)), 10_000, 1_000, 0);
     assert_eq!(expiry.take_expired(15_999, usize::MAX), []);
     let first = expiry.take_expired(16_000, usize::MAX).len();
     assert_eq!(first, 1);
@@ -143,7 +144,7 @@ fn a_new_leader_spreads_what_would_run_out_at_once() {
 #[test]
 fn few_leases_are_not_spread() {
     let mut expiry = Expiry::new();
-    expiry.promote((1..=999).map(|id| (LeaseId(id), 5_000)), 0, 0);
+    expiry.promote((1..=999).map(|id| (LeaseId(id), 5_000)), 0, 0, 0);
     assert_eq!(expiry.take_expired(4_999, usize::MAX).len(), 0);
     assert_eq!(expiry.take_expired(5_000, usize::MAX).len(), 999);
 }

@@ -9,15 +9,18 @@
 //! first entry of the present term, and the door opens only once that entry is applied. Otherwise reads share a
 //! ReadIndex round, and wait for its index to be applied.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use conclave_proto::conclave::raft::v1::command;
 use prost::Message as _;
 
 use super::{
-    Answer, Stats, Status, encode,
+    Answer, Stats, Status,
+    drive::TICK_MS,
+    encode, lease_desk,
     mailbox::{Carrier, Mailbox, Outcome, Ticket},
+    message::LeaseTime,
     queue::Queue,
     raft_thread::Event,
     shared::Shared,
@@ -25,7 +28,7 @@ use super::{
 use crate::{
     engine::{Engine, Size},
     error::Error,
-    lease::Expiry,
+    members,
     mvcc::{Published, ReadView},
     types::{LeaseId, MemberId},
     watch::Inbox,
@@ -39,6 +42,7 @@ const HEADER_BYTES: usize = 128;
 pub(super) struct Limits {
     pub(super) max_request_bytes: usize,
     pub(super) proposal_timeout_ms: u64,
+    pub(super) election_ms: u64,
 }
 
 /// One per api runtime: it owns that runtime's mailbox of answers. Clones share it.
@@ -75,8 +79,8 @@ impl Handle {
     /// Proposes and waits for the outcome. `idempotency`: empty, or the client's key.
     ///
     /// # Errors
-    /// An outcome of the command; or `RequestTooLarge`, `RequestTooManyRequests` and `Stopped`, after which nothing was
-    /// proposed; or `Timeout`, after which nobody knows.
+    /// An outcome of the command; or `RequestTooLarge`, `RequestTooManyRequests`, `ContextDeadlineExceeded` and `Stopped`,
+    /// after which nothing was proposed; or one of the time-outs, after which nobody knows.
     pub async fn propose(&self, command: command::Kind, idempotency: Bytes) -> Result<Answer, Error> {
         let shared = &self.shared;
         if shared.is_stopping() {
@@ -90,14 +94,19 @@ impl Handle {
         if size > self.limits.max_request_bytes + HEADER_BYTES {
             return Err(Error::RequestTooLarge);
         }
+        let began_ms = shared.coarse_ms();
         let waiting = self.mailbox.propose(size, self.deadline_ms(), |ticket| {
             let header = entry.header.as_mut().expect("encode::entry makes a header");
             header.request_id.as_mut().expect("encode::entry makes a request id").sequence = ticket.0;
             Bytes::from(entry.encode_to_vec())
         })?;
         match waiting.await {
+            Outcome::Answer(Err(Error::Timeout)) => {
+                Stats::add(&shared.stats.proposals_failed, 1);
+                Err(shared.why_late(began_ms, self.limits.election_ms))
+            }
             Outcome::Answer(answer) => answer,
-            Outcome::Read(_) => unreachable!("a slot of a proposal gets an answer"),
+            Outcome::Read(_) | Outcome::Lease(_) => unreachable!("a slot of a proposal gets an answer"),
         }
     }
 
@@ -119,7 +128,7 @@ impl Handle {
         }
         match self.mailbox.read(self.deadline_ms())?.await {
             Outcome::Read(outcome) => outcome,
-            Outcome::Answer(_) => unreachable!("a slot of a read gets no answer"),
+            Outcome::Answer(_) | Outcome::Lease(_) => unreachable!("a slot of a read gets no answer"),
         }
     }
 
@@ -162,47 +171,78 @@ impl Handle {
         &self.shared.inbox
     }
 
-    /// Hands leadership to another voter; whether it took it shows in the status.
-    pub fn transfer_leader(&self, to: MemberId) {
-        self.events.push(Event::TransferLeader(to));
-    }
-
-    /// Renews on the leader; the new TTL in ms, none: no such lease.
+    /// Hands leadership to the voter, and comes back when it leads.
     ///
     /// # Errors
-    /// `NotLeader` if another member keeps the time; as for [`Handle::linearizable`] otherwise.
-    pub async fn lease_renew(&self, id: LeaseId) -> Result<Option<i64>, Error> {
-        self.with_expiry(|expiry, now_ms| expiry.renew(id, now_ms)).await
-    }
-
-    /// (remaining ms, granted ms), none: no such lease.
-    ///
-    /// # Errors
-    /// As for [`Handle::lease_renew`].
-    pub async fn lease_remaining(&self, id: LeaseId) -> Result<Option<(i64, i64)>, Error> {
-        self.with_expiry(|expiry, now_ms| expiry.remaining(id, now_ms)).await
-    }
-
-    /// By remaining time.
-    ///
-    /// # Errors
-    /// As for [`Handle::lease_renew`].
-    pub async fn lease_list(&self) -> Result<Vec<LeaseId>, Error> {
-        self.with_expiry(|expiry, _| expiry.list()).await
-    }
-
-    /// A leader that was deposed and does not know it yet must not extend a lease that its successor lets run out, so it
-    /// proves itself first.
-    async fn with_expiry<R>(&self, look: impl FnOnce(&mut Expiry, u64) -> R) -> Result<R, Error> {
-        if !self.shared.reads_are_local() {
-            self.round().await?;
-        }
-        if !self.shared.has_leader() {
-            return Err(Error::NoLeader);
-        }
-        if !self.shared.leading() {
+    /// `NotLeader`; `BadLeaderTransferee` if it is no voter of the cluster; `TimeoutLeaderTransfer` if it does not lead
+    /// when raft has given up.
+    pub async fn move_leader(&self, to: MemberId) -> Result<(), Error> {
+        let status = self.status();
+        if status.leader != Some(status.member) {
             return Err(Error::NotLeader);
         }
-        self.shared.keeper.with(self.shared.term(), |expiry| look(expiry, self.shared.now_ms()))
+        if members::get(&self.read_view().view, to).is_none_or(|member| member.learner) {
+            return Err(Error::BadLeaderTransferee);
+        }
+        if to == status.member {
+            return Ok(());
+        }
+        self.events.push(Event::TransferLeader(to));
+        // Raft gives up after an election timeout; as much again is for the news of the new leader to come.
+        let until_ms = self.shared.now_ms() + 2 * self.limits.election_ms;
+        while self.status().leader != Some(to) {
+            if self.shared.now_ms() >= until_ms {
+                return Err(Error::TimeoutLeaderTransfer);
+            }
+            tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
+        }
+        Ok(())
+    }
+
+    /// Renews; the TTL in ms, none: no such lease.
+    ///
+    /// # Errors
+    /// `NoLeader` or `Timeout` if no leader confirmed itself in time; `RequestTooManyRequests`, `Stopped`.
+    pub async fn lease_renew(&self, id: LeaseId) -> Result<Option<i64>, Error> {
+        Ok(self.lease(id, true).await?.map(|lease| lease.granted_ms))
+    }
+
+    /// None: no such lease.
+    ///
+    /// # Errors
+    /// As for [`Handle::lease_renew`].
+    pub async fn lease_remaining(&self, id: LeaseId) -> Result<Option<LeaseTime>, Error> {
+        self.lease(id, false).await
+    }
+
+    /// By remaining time, if this member leads; who does not lead does not know it.
+    #[must_use]
+    pub fn leases_by_time(&self) -> Option<Vec<LeaseId>> {
+        self.shared.keeper.with(self.shared.term(), |expiry| expiry.list()).ok()
+    }
+
+    async fn lease(&self, id: LeaseId, renew: bool) -> Result<Option<LeaseTime>, Error> {
+        let shared = &self.shared;
+        if shared.is_stopping() {
+            return Err(Error::Stopped);
+        }
+        // The sole voter needs nobody to confirm that it leads.
+        if shared.reads_are_local() {
+            let now_ms = shared.now_ms();
+            let found = shared.keeper.with(shared.term(), |expiry| {
+                if renew {
+                    expiry.renew(id, now_ms);
+                }
+                lease_desk::look(expiry, id, renew, now_ms)
+            });
+            if found.is_ok() {
+                return found;
+            }
+        }
+        match self.mailbox.ask(id, renew, self.deadline_ms())?.await {
+            Outcome::Lease(Err(Error::Timeout)) if !shared.has_leader() => Err(Error::NoLeader),
+            Outcome::Lease(outcome) => outcome,
+            Outcome::Answer(_) | Outcome::Read(_) => unreachable!("a slot of a question gets what is known of a lease"),
+        }
     }
 }

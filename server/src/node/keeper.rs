@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use conclave_proto::conclave::raft::v1::{LeaseRevoke, command};
 
+use super::asks::fresh_ms;
 use crate::{
     error::Error,
     lease::{self, Expiry},
@@ -33,13 +34,15 @@ pub struct Keeper {
     inner: Mutex<Inner>,
     /// What a new leader adds to each lease: clients could not renew while there was none.
     extend_ms: u64,
+    /// What every lease gets beyond its TTL: an answer may be so old when its client hears it and begins to count.
+    grace_ms: u64,
 }
 
 impl Keeper {
-    /// `extend_ms`: what a new leader adds to each lease.
+    /// `election_ms` is what a new leader adds to each lease.
     #[must_use]
-    pub fn new(extend_ms: u64) -> Self {
-        Self { inner: Mutex::default(), extend_ms }
+    pub fn new(election_ms: u64) -> Self {
+        Self { inner: Mutex::default(), extend_ms: election_ms, grace_ms: fresh_ms(election_ms) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -50,7 +53,7 @@ impl Keeper {
     pub fn promote(&self, term: Term, view: &ReadView, now_ms: u64) {
         let leases = lease::all(&view.view);
         let mut inner = self.lock();
-        inner.expiry.promote(leases.into_iter(), now_ms, self.extend_ms);
+        inner.expiry.promote(leases.into_iter(), now_ms, self.extend_ms, self.grace_ms);
         inner.term = Some(term);
     }
 

@@ -89,9 +89,12 @@ impl<Io: LogIo> LogThread<Io> {
         Stats::add(&self.stats.log_entries, all.batch.entries.len() as u64);
         Stats::add(&self.stats.log_bytes, bytes as u64);
         self.transport.set_last(persisted.last_index());
-        self.transport.send(all.held.release(&persisted));
-        // Refused only when the raft thread is gone, and then nobody asks.
+        let released = all.held.release(&persisted);
+        // In front of what is let go: an answer to it must not come back to a raft that does not know yet that its log
+        // is on disk, for a candidate that wins then is more than raft-rs can bear. Refused only when the raft thread is
+        // gone, and then nobody asks.
         self.raft.push(Event::Persisted(persisted));
+        self.transport.send(released);
         self.store.prepare()
     }
 }

@@ -25,14 +25,22 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Answer, drive::Proposal, queue::Queue, raft_thread::Event};
-use crate::error::Error;
+use super::{
+    Answer,
+    drive::Proposal,
+    message::{LeaseAsk, LeaseTime},
+    queue::Queue,
+    raft_thread::Event,
+};
+use crate::{error::Error, types::LeaseId};
 
 /// Who waits: `generation << 24 | slot << 8 | runtime`. 0 is nobody. A runtime's number has eight bits; there is one
-/// per core.
+/// per core, and the last number is the lease desk's, which has no slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
+/// The lease desk's place among the runtimes.
+pub(super) const DESK: usize = 0xff;
 /// Waiting handlers of one runtime, reads included. Twice the proposals that may be in flight, because reads wait too.
 const SLOTS: usize = 1 << 14;
 /// etcd's distance between commit and apply at which it refuses (`maxGapBetweenApplyAndCommitIndex`).
@@ -43,6 +51,12 @@ pub(super) const MAX_IN_FLIGHT_BYTES: usize = 64 << 20;
 impl Ticket {
     fn new(generation: u64, slot: u16, runtime: u8) -> Self {
         Self(generation << 24 | u64::from(slot) << 8 | u64::from(runtime))
+    }
+    pub(super) fn of_desk(number: u64) -> Self {
+        Self(number << 8 | DESK as u64)
+    }
+    pub(super) fn is_of_desk(self) -> bool {
+        self.runtime() == DESK
     }
     pub(super) fn runtime(self) -> usize {
         (self.0 & 0xff) as usize
@@ -61,11 +75,25 @@ pub(super) enum Outcome {
     Answer(Result<Answer, Error>),
     /// The view that is published now holds everything that was acknowledged when the read asked.
     Read(Result<(), Error>),
+    /// None: no such lease.
+    Lease(Result<Option<LeaseTime>, Error>),
 }
 
-impl Outcome {
-    fn failed(self_is_read: bool, error: Error) -> Self {
-        if self_is_read { Self::Read(Err(error)) } else { Self::Answer(Err(error)) }
+/// What a handler waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Proposal,
+    Read,
+    Lease,
+}
+
+impl Kind {
+    fn failed(self, error: Error) -> Outcome {
+        match self {
+            Self::Proposal => Outcome::Answer(Err(error)),
+            Self::Read => Outcome::Read(Err(error)),
+            Self::Lease => Outcome::Lease(Err(error)),
+        }
     }
 }
 
@@ -113,7 +141,7 @@ enum Wait {
 struct Slot {
     generation: u64,
     wait: Wait,
-    is_read: bool,
+    kind: Kind,
     bytes: u32,
     deadline_ms: u64,
 }
@@ -124,6 +152,7 @@ struct Desk {
     free: Vec<u16>,
     proposals: Vec<Proposal>,
     reads: Vec<Ticket>,
+    asks: Vec<LeaseAsk>,
     carrier: Option<Waker>,
 }
 
@@ -163,7 +192,7 @@ impl Mailbox {
             return Err(Error::RequestTooManyRequests);
         }
         let mut desk = lock(&self.desk);
-        let Some(ticket) = desk.open(self.runtime, false, size, deadline_ms) else {
+        let Some(ticket) = desk.open(self.runtime, Kind::Proposal, size, deadline_ms) else {
             self.in_flight.release(1, size);
             return Err(Error::RequestTooManyRequests);
         };
@@ -176,8 +205,17 @@ impl Mailbox {
     /// Queues a read that needs a round.
     pub(super) fn read(self: &Arc<Self>, deadline_ms: u64) -> Result<Waiting, Error> {
         let mut desk = lock(&self.desk);
-        let ticket = desk.open(self.runtime, true, 0, deadline_ms).ok_or(Error::RequestTooManyRequests)?;
+        let ticket = desk.open(self.runtime, Kind::Read, 0, deadline_ms).ok_or(Error::RequestTooManyRequests)?;
         desk.reads.push(ticket);
+        desk.call_carrier();
+        Ok(Waiting { mailbox: Arc::clone(self), ticket })
+    }
+
+    /// Queues a question about a lease.
+    pub(super) fn ask(self: &Arc<Self>, id: LeaseId, renew: bool, deadline_ms: u64) -> Result<Waiting, Error> {
+        let mut desk = lock(&self.desk);
+        let ticket = desk.open(self.runtime, Kind::Lease, 0, deadline_ms).ok_or(Error::RequestTooManyRequests)?;
+        desk.asks.push(LeaseAsk { ticket, id, renew });
         desk.call_carrier();
         Ok(Waiting { mailbox: Arc::clone(self), ticket })
     }
@@ -230,12 +268,12 @@ impl Slot {
 }
 
 impl Desk {
-    fn open(&mut self, runtime: u8, is_read: bool, size: usize, deadline_ms: u64) -> Option<Ticket> {
+    fn open(&mut self, runtime: u8, kind: Kind, size: usize, deadline_ms: u64) -> Option<Ticket> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.slots.len() < SLOTS => {
                 let wait = Wait::Free;
-                self.slots.push(Slot { generation: 0, wait, is_read, bytes: 0, deadline_ms });
+                self.slots.push(Slot { generation: 0, wait, kind, bytes: 0, deadline_ms });
                 u16::try_from(self.slots.len() - 1).expect("SLOTS fits 16 bits")
             }
             None => return None,
@@ -243,14 +281,14 @@ impl Desk {
         let place = &mut self.slots[usize::from(slot)];
         place.generation += 1;
         place.wait = Wait::Waiting(None);
-        place.is_read = is_read;
+        place.kind = kind;
         place.bytes = u32::try_from(size).unwrap_or(u32::MAX);
         place.deadline_ms = deadline_ms;
         Some(Ticket::new(place.generation, slot, runtime))
     }
 
     fn call_carrier(&self) {
-        if self.proposals.len() + self.reads.len() == 1
+        if self.proposals.len() + self.reads.len() + self.asks.len() == 1
             && let Some(carrier) = &self.carrier
         {
             carrier.wake_by_ref();
@@ -272,7 +310,7 @@ impl Desk {
         if place.generation != ticket.generation() || !place.is_open() {
             return None;
         }
-        if !place.is_read {
+        if place.kind == Kind::Proposal {
             freed.0 += 1;
             freed.1 += place.bytes as usize;
         }
@@ -291,7 +329,7 @@ impl Desk {
         for &slot in slots {
             let place = &self.slots[slot];
             let ticket = Ticket::new(place.generation, u16::try_from(slot).expect("SLOTS fits 16 bits"), 0);
-            let outcome = Outcome::failed(place.is_read, error);
+            let outcome = place.kind.failed(error);
             wakers.extend(self.settle(ticket, outcome, &mut freed));
         }
         in_flight.release(freed.0, freed.1);
@@ -393,6 +431,7 @@ impl Carrier {
         }
         let proposals = std::mem::take(&mut desk.proposals);
         let reads = std::mem::take(&mut desk.reads);
+        let asks = std::mem::take(&mut desk.asks);
         drop(desk);
         let mut open = true;
         if !proposals.is_empty() {
@@ -400,6 +439,9 @@ impl Carrier {
         }
         if !reads.is_empty() {
             open &= self.raft.push(Event::Read(reads));
+        }
+        if !asks.is_empty() {
+            open &= self.raft.push(Event::AskLeases(asks));
         }
         self.wakers.drain(..).for_each(Waker::wake);
         open

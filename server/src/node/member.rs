@@ -38,6 +38,11 @@ const MAX_WATCH_INPUTS: usize = 65_536;
 const MAX_PUBLISH_BYTES: usize = 32 << 20;
 /// How long a clean stop waits for what is in flight: what a client would wait for its proposal.
 const DRAIN: Duration = Duration::from_secs(7);
+/// The same with other voters: what they do not answer soon they will not answer, and the others serve on.
+const DRAIN_AMONG_OTHERS: Duration = Duration::from_secs(1);
+/// How long a hand-over of leadership may take: raft gives up after an election timeout, and whoever stops this member
+/// waits for it.
+const HAND_OVER: Duration = Duration::from_secs(1);
 /// How often a clean stop looks whether anything is still in flight; a sync takes about as long.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
@@ -78,7 +83,8 @@ pub(super) struct Running {
 pub(super) fn run<Io: LogIo>(parts: Parts<Io>) -> Result<Running, String> {
     // etcd's request timeout: 5 s for the disk, and two elections.
     let proposal_timeout_ms = 5_000 + 2 * parts.election_ms;
-    let limits = Limits { max_request_bytes: parts.max_request_bytes, proposal_timeout_ms };
+    let limits =
+        Limits { max_request_bytes: parts.max_request_bytes, proposal_timeout_ms, election_ms: parts.election_ms };
     let config = DriverConfig {
         member: parts.identity.member,
         boot: parts.identity.boot,
@@ -94,8 +100,9 @@ pub(super) fn run<Io: LogIo>(parts: Parts<Io>) -> Result<Running, String> {
     let keeper = Keeper::new(parts.election_ms);
     let transport = parts.transport;
     let stats = Arc::clone(transport.stats());
-    let shared = Arc::new(Shared::new(parts.identity, parts.state.published(), inbox, keeper, stats));
     let events = Arc::clone(transport.events());
+    let published = parts.state.published();
+    let shared = Arc::new(Shared::new(parts.identity, published, inbox, keeper, stats, Arc::clone(&events)));
     let applies = Arc::new(Queue::new());
     let batches = Arc::new(Queue::new());
     let cut_below = Arc::new(CutBelow::default());
@@ -110,7 +117,7 @@ pub(super) fn run<Io: LogIo>(parts: Parts<Io>) -> Result<Running, String> {
         transport: transport.clone(),
         publisher: Publisher::new(parts.identity.member, parts.name, parts.client_urls),
         sorted: Sorted::default(),
-        clock: Clock::new(parts.start.applied),
+        clock: Clock::new(parts.start.applied, parts.heartbeat_ms, parts.election_ms),
     };
     let log = LogThread {
         store: parts.log,
@@ -154,10 +161,28 @@ impl Running {
         }
     }
 
+    /// If this member leads others, lets another one lead, and comes back when one does, or when the attempt failed. Until
+    /// then, and after it, clients are served: what they propose meanwhile goes to the new leader.
+    pub(super) fn hand_over(&self) {
+        let shared = &self.shared;
+        if !shared.leading() || shared.is_sole() {
+            return;
+        }
+        let (began, term) = (Instant::now(), shared.term());
+        self.events.push(Event::Abdicate);
+        // The new leader is known when its first message came.
+        while began.elapsed() < HAND_OVER && !(shared.term() > term && shared.has_leader()) {
+            std::thread::park_timeout(DRAIN_LOOK);
+        }
+        let took_ms = began.elapsed().as_millis();
+        let handed_over = shared.term() > term && !shared.leading();
+        tracing::info!(target: "conclave", handed_over, took_ms, "handed leadership over before stopping");
+    }
+
     /// Refuses what is new, answers what is in flight, and makes everything durable.
     pub(super) fn stop(self) {
         self.shared.set_stopping();
-        let until = Instant::now() + DRAIN;
+        let until = Instant::now() + if self.shared.is_sole() { DRAIN } else { DRAIN_AMONG_OTHERS };
         while self.shared.in_flight.proposals() > 0 && Instant::now() < until {
             std::thread::park_timeout(DRAIN_LOOK);
         }

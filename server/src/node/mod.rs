@@ -24,11 +24,18 @@
 //! - *Whatever was answered can be read.* Apply publishes its view before it answers (`apply_thread`), and the door of
 //!   local reads closes before a vote leaves (`handle` has the argument).
 //! - *Who waits is answered once or told that its time is over*, and a slot is never another's (`tests::mailboxes`).
+//! - *A proposal is appended at most once*, though it may be sent to another member, come back, be sent again, and be
+//!   repeated by the network (`forward` has the argument; `tests::forwarding`, `tests::random`).
+//! - *A renewal is answered by a leader that proved itself after it moved the deadline* (`lease_desk`, `tests::leases`).
+//! - *No message stops this member*, whatever it holds (`core::admit`, `tests::crafted`).
 //! - *Everything is bounded*: proposals in flight by number and bytes, waiting reads by slots, messages by the queue's
 //!   bound, what is not applied by raft's own limit, the log above the flushed index by the reclaim thread.
 //! - *A thread that cannot go on stops the process* (`thread`), with nothing promised that is not kept.
 //!
 //! # Life of a put
+//! On a follower the third part of step 2 is the leader's: the driver sends what was proposed to it, and the entry comes
+//! back with what is committed.
+//!
 //! 1. `Handle::propose` takes a slot of its runtime's mailbox; the slot's ticket becomes the sequence of the entry's
 //!    request id. The carrier task hands everything that the runtime's handlers proposed in this turn to the raft thread.
 //! 2. The raft thread takes all that waits and drives raft once: one batch of entries for all of it.
@@ -47,7 +54,11 @@
 
 mod message;
 
+mod asks;
 mod core;
+mod forward;
+mod links;
+mod proposals;
 mod reads;
 
 mod catch_up;
@@ -68,6 +79,8 @@ mod transport;
 
 mod encode;
 mod keeper;
+mod lateness;
+mod lease_desk;
 mod publish;
 
 mod apply_thread;
@@ -91,6 +104,7 @@ use crate::{
 
 pub use self::{
     apply_thread::decode,
+    asks::fresh_ms,
     catch_up::Verdict,
     core::{RaftStart, Standing, first_conf_state},
     drive::{ConfirmedReads, Driver, DriverConfig, Effects, Held, Input, Persist, Proposal, TICK_MS},
@@ -98,8 +112,9 @@ pub use self::{
     handle::Handle,
     install::{Install, InstallFailed},
     keeper::Keeper,
+    lease_desk::{Asked, LeaseDesk, Told},
     mailbox::Ticket,
-    message::{Message, MessageKind},
+    message::{Aside, Forward, LeaseAnswer, LeaseAsk, LeaseTime, Message, MessageKind},
     reclaim::give_back,
     recovery::{Mismatch, StateFacts, fit, install_due, may_bootstrap},
     shared::Identity,

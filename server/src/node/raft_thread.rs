@@ -15,9 +15,10 @@ use super::{
     drive::{Driver, Effects, Input, Persist, Proposal, TICK_MS},
     encode,
     keeper::LOOK_MS,
+    lease_desk::Told,
     log::{LogIo, Persisted},
     mailbox::{Outcome, Ticket},
-    message::Message,
+    message::{LeaseAsk, Message, MessageKind},
     publish::Publisher,
     queue::{Queue, Taken},
     shared::{Shared, Sorted},
@@ -31,8 +32,15 @@ use crate::types::{LogIndex, MemberId};
 pub(super) const MAX_MESSAGES: usize = 4_096;
 
 /// After a pause (a stopped process, a starved machine) not all missed ticks are made up for: messages that waited
-/// must be seen before an election timeout that nobody lived through runs out.
+/// must be seen before an election timeout that nobody lived through runs out. Some of them are in sockets still when
+/// the clock goes on, so it goes on by no more than a quarter of an election timeout, and by so much at most.
 const MAX_TICKS: u64 = 5;
+
+/// A leader that sends heartbeats this many intervals apart is too busy to keep its followers (etcd counts and says so).
+const LATE_HEARTBEATS: u64 = 2;
+
+/// Messages that no correct member sends are logged at most so often.
+const REFUSED_LOG_MS: u64 = 1_000;
 
 /// How often waiters are looked through for those whose time is over; a client waits 7 s, so half a second is little.
 const SWEEP_MS: u64 = 500;
@@ -44,7 +52,10 @@ pub(super) enum Event {
     Read(Vec<Ticket>),
     Persisted(Persisted),
     Message(Message),
+    AskLeases(Vec<LeaseAsk>),
+    Told(Vec<Told>),
     TransferLeader(MemberId),
+    Abdicate,
     Unreachable(MemberId),
     PeerOffers { member: MemberId, last: LogIndex },
 }
@@ -67,15 +78,30 @@ pub(super) struct Clock {
     next_tick: Instant,
     next_look_ms: u64,
     next_sweep_ms: u64,
+    next_refused_log_ms: u64,
+    heartbeat_ms: u64,
+    /// When this leader last sent heartbeats.
+    beat_ms: Option<u64>,
+    max_ticks: u64,
     applied: LogIndex,
     was_leading: bool,
     leader: Option<MemberId>,
 }
 
 impl Clock {
-    pub(super) fn new(applied: LogIndex) -> Self {
-        let next_tick = Instant::now() + Duration::from_millis(TICK_MS);
-        Self { next_tick, next_look_ms: 0, next_sweep_ms: 0, applied, was_leading: false, leader: None }
+    pub(super) fn new(applied: LogIndex, heartbeat_ms: u64, election_ms: u64) -> Self {
+        Self {
+            next_tick: Instant::now() + Duration::from_millis(TICK_MS),
+            next_look_ms: 0,
+            next_sweep_ms: 0,
+            next_refused_log_ms: 0,
+            heartbeat_ms,
+            beat_ms: None,
+            max_ticks: (election_ms / TICK_MS / 4).clamp(1, MAX_TICKS),
+            applied,
+            was_leading: false,
+            leader: None,
+        }
     }
 
     /// Ticks that are due.
@@ -83,7 +109,7 @@ impl Clock {
         let now = Instant::now();
         let tick = Duration::from_millis(TICK_MS);
         let mut ticks = 0;
-        while self.next_tick <= now && ticks < MAX_TICKS {
+        while self.next_tick <= now && ticks < self.max_ticks {
             self.next_tick += tick;
             ticks += 1;
         }
@@ -115,7 +141,7 @@ impl<Io: LogIo> RaftThread<Io> {
             }
             let effects = self.driver.drive(now_ms, inputs);
             more = effects.more;
-            self.carry_out(effects);
+            self.carry_out(now_ms, effects);
         }
         self.log.close();
     }
@@ -156,11 +182,51 @@ impl<Io: LogIo> RaftThread<Io> {
     }
 
     /// In the order that `drive` demands.
-    fn carry_out(&mut self, effects: Effects) {
+    fn carry_out(&mut self, now_ms: u64, effects: Effects) {
+        self.follow_leadership(now_ms, &effects);
+        if !effects.asked.is_empty() {
+            self.shared.desk.take(&self.shared.keeper, effects.standing.term, now_ms, effects.asked);
+        }
+        self.mind_heartbeats(now_ms, &effects.send);
+        self.transport.send(effects.send);
+        if let Some(persist) = effects.persist {
+            self.log.push(persist);
+        }
+        if !effects.committed.is_empty() {
+            self.apply.push(ApplyItem::Entries(effects.committed));
+        }
+        if let Some(reads) = effects.reads {
+            self.shared.confirm_reads(reads, &mut self.sorted);
+        }
+        if !effects.lapsed.is_empty() {
+            Stats::add(&self.shared.stats.slow_reads, 1);
+            self.shared.desk.forget(effects.lapsed);
+        }
+        if !effects.rejected.is_empty() {
+            Stats::add(&self.shared.stats.proposals_failed, effects.rejected.len() as u64);
+            let outcomes = effects.rejected.into_iter().map(|(ticket, error)| (ticket, Outcome::Answer(Err(error))));
+            self.shared.deliver(outcomes, &mut self.sorted);
+        }
+        if !effects.told.is_empty() {
+            let outcomes = effects.told.into_iter().map(|(ticket, lease)| (ticket, Outcome::Lease(Ok(lease))));
+            self.shared.deliver(outcomes, &mut self.sorted);
+        }
+        if let Some((from, why)) = effects.refused.first() {
+            Stats::add(&self.shared.stats.messages_refused, effects.refused.len() as u64);
+            if now_ms >= self.clock.next_refused_log_ms {
+                self.clock.next_refused_log_ms = now_ms + REFUSED_LOG_MS;
+                tracing::warn!(target: "conclave", from = %format_args!("{:x}", from.0), why, "refused a message");
+            }
+        }
+    }
+
+    fn follow_leadership(&mut self, now_ms: u64, effects: &Effects) {
         let standing = effects.standing;
         self.shared.publish_standing(standing, effects.local_reads_from);
+        self.shared.set_connected_since(effects.connected_since_ms);
         if standing.leader != self.clock.leader {
             self.clock.leader = standing.leader;
+            self.shared.leader_changed(now_ms, standing.leader.is_some());
             if let Some(leader) = standing.leader {
                 Stats::add(&self.shared.stats.leader_changes, 1);
                 tracing::info!(target: "conclave", term = standing.term.0, leader = %format_args!("{:x}", leader.0), "leader");
@@ -174,20 +240,17 @@ impl<Io: LogIo> RaftThread<Io> {
             let item = if standing.leading { ApplyItem::Promoted(standing.term) } else { ApplyItem::Demoted };
             self.apply.push(item);
         }
-        self.transport.send(effects.send);
-        if let Some(persist) = effects.persist {
-            self.log.push(persist);
-        }
-        if !effects.committed.is_empty() {
-            self.apply.push(ApplyItem::Entries(effects.committed));
-        }
-        if let Some(reads) = effects.reads {
-            self.shared.confirm_reads(reads, &mut self.sorted);
-        }
-        if !effects.rejected.is_empty() {
-            Stats::add(&self.shared.stats.proposals_failed, effects.rejected.len() as u64);
-            let outcomes = effects.rejected.into_iter().map(|(ticket, error)| (ticket, Outcome::Answer(Err(error))));
-            self.shared.deliver(outcomes, &mut self.sorted);
+    }
+
+    fn mind_heartbeats(&mut self, now_ms: u64, send: &[Message]) {
+        if !self.clock.was_leading {
+            self.clock.beat_ms = None;
+        } else if send.iter().any(|message| message.kind == MessageKind::Heartbeat) {
+            let since_ms = now_ms - self.clock.beat_ms.replace(now_ms).unwrap_or(now_ms);
+            if since_ms > LATE_HEARTBEATS * self.clock.heartbeat_ms {
+                Stats::add(&self.shared.stats.late_heartbeats, 1);
+                tracing::warn!(target: "conclave", since_ms, "this leader sent heartbeats late; it is overloaded");
+            }
         }
     }
 }
@@ -198,7 +261,10 @@ fn input(event: Event) -> Input {
         Event::Read(tickets) => Input::Read(tickets),
         Event::Persisted(persisted) => Input::Persisted(persisted),
         Event::Message(message) => Input::Message(message),
+        Event::AskLeases(asks) => Input::AskLeases(asks),
+        Event::Told(told) => Input::Told(told),
         Event::TransferLeader(to) => Input::TransferLeader(to),
+        Event::Abdicate => Input::Abdicate,
         Event::Unreachable(member) => Input::Unreachable(member),
         Event::PeerOffers { member, last } => Input::PeerOffers { member, last },
     }

@@ -115,5 +115,5 @@ pub fn fit(
     }
     let mut hard_state = log.hard_state;
     hard_state.commit = hard_state.commit.max(committed).min(log.last);
-    Ok(RaftStart { hard_state, applied, conf_state: state.conf_state })
+    Ok(RaftStart { hard_state, applied, life: log.epoch, conf_state: state.conf_state })
 }

@@ -16,7 +16,11 @@ use super::{
     core::Standing,
     drive::ConfirmedReads,
     keeper::Keeper,
-    mailbox::{InFlight, Mailbox, Outcome, Ticket},
+    lateness::{LeaderTimes, why_late},
+    lease_desk::LeaseDesk,
+    mailbox::{DESK, InFlight, Mailbox, Outcome, Ticket},
+    queue::Queue,
+    raft_thread::Event,
     stats::Stats,
 };
 use crate::{
@@ -28,6 +32,8 @@ use crate::{
 
 /// Local reads are refused: no index is as high.
 const CLOSED: u64 = u64::MAX;
+/// A time that has not come.
+const NEVER: u64 = u64::MAX;
 
 /// Who this member is, for as long as it runs.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +50,8 @@ pub(super) struct Shared {
     pub(super) inbox: Arc<Inbox>,
     pub(super) stats: Arc<Stats>,
     pub(super) keeper: Keeper,
+    pub(super) desk: LeaseDesk,
+    pub(super) events: Arc<Queue<Event>>,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) reclaim: Nudges,
     started: Instant,
@@ -54,6 +62,11 @@ pub(super) struct Shared {
     term: AtomicU64,
     leading: AtomicBool,
     voter: AtomicBool,
+    sole: AtomicBool,
+    /// See [`LeaderTimes`].
+    elected_ms: AtomicU64,
+    lost_ms: AtomicU64,
+    connected_since_ms: AtomicU64,
     committed: AtomicU64,
     applied: AtomicU64,
     local_reads_from: AtomicU64,
@@ -69,6 +82,7 @@ impl Shared {
         inbox: Arc<Inbox>,
         keeper: Keeper,
         stats: Arc<Stats>,
+        events: Arc<Queue<Event>>,
     ) -> Self {
         let applied = published.load().applied;
         Self {
@@ -77,6 +91,8 @@ impl Shared {
             inbox,
             stats,
             keeper,
+            desk: LeaseDesk::default(),
+            events,
             in_flight: Arc::default(),
             reclaim: Nudges::default(),
             started: Instant::now(),
@@ -87,6 +103,10 @@ impl Shared {
             leading: AtomicBool::new(false),
             // Until raft has spoken, calls wait for it; a learner would refuse them.
             voter: AtomicBool::new(true),
+            sole: AtomicBool::new(false),
+            elected_ms: AtomicU64::new(NEVER),
+            lost_ms: AtomicU64::new(0),
+            connected_since_ms: AtomicU64::new(NEVER),
             committed: AtomicU64::new(applied.0),
             applied: AtomicU64::new(applied.0),
             local_reads_from: AtomicU64::new(CLOSED),
@@ -113,6 +133,7 @@ impl Shared {
         self.local_reads_from.store(local_reads_from.map_or(CLOSED, |index| index.0), SeqCst);
         self.leading.store(standing.leading, Release);
         self.voter.store(standing.voter, Relaxed);
+        self.sole.store(standing.sole, Relaxed);
         self.leader.store(standing.leader.map_or(0, |leader| leader.0), Relaxed);
         self.term.store(standing.term.0, Relaxed);
         self.committed.store(standing.commit.0, Relaxed);
@@ -144,6 +165,33 @@ impl Shared {
         self.leader.load(Relaxed) != 0
     }
 
+    pub(super) fn is_sole(&self) -> bool {
+        self.sole.load(Relaxed)
+    }
+
+    /// From the raft thread, when another leader is known, or none.
+    pub(super) fn leader_changed(&self, now_ms: u64, known: bool) {
+        if known {
+            self.elected_ms.store(now_ms, Relaxed);
+        }
+        self.lost_ms.store(if known { NEVER } else { now_ms }, Relaxed);
+    }
+
+    pub(super) fn set_connected_since(&self, since_ms: Option<u64>) {
+        self.connected_since_ms.store(since_ms.unwrap_or(NEVER), Relaxed);
+    }
+
+    /// What to tell a client whose proposal of then was not answered in time.
+    pub(super) fn why_late(&self, began_ms: u64, election_ms: u64) -> Error {
+        let time = |time: &AtomicU64| Some(time.load(Relaxed)).filter(|ms| *ms != NEVER);
+        let times = LeaderTimes {
+            elected_ms: time(&self.elected_ms),
+            lost_ms: time(&self.lost_ms),
+            connected_since_ms: time(&self.connected_since_ms),
+        };
+        why_late(began_ms, election_ms, times)
+    }
+
     pub(super) fn applied(&self) -> LogIndex {
         LogIndex(self.applied.load(SeqCst))
     }
@@ -169,17 +217,23 @@ impl Shared {
     /// Adds the mailbox of one more runtime. None: there are as many as a ticket can tell apart.
     pub(super) fn open_mailbox(&self) -> Option<Arc<Mailbox>> {
         let mut all = self.mailboxes.write().unwrap_or_else(PoisonError::into_inner);
-        let runtime = u8::try_from(all.len()).ok()?;
+        let runtime = u8::try_from(all.len()).ok().filter(|runtime| usize::from(*runtime) != DESK)?;
         let mailbox = Arc::new(Mailbox::new(runtime, Arc::clone(&self.in_flight)));
         all.push(Arc::clone(&mailbox));
         Some(mailbox)
     }
 
-    /// Hands outcomes to their runtimes: one hand-over and one wake each. `sorted` is scratch space.
+    /// Hands outcomes to their runtimes: one hand-over and one wake each. What the lease desk waited for goes there, and
+    /// what it has to tell then to raft's thread. `sorted` is scratch space.
     pub(super) fn deliver(&self, outcomes: impl IntoIterator<Item = (Ticket, Outcome)>, sorted: &mut Sorted) {
+        let mut rounds = Vec::new();
         let mailboxes = self.mailboxes.read().unwrap_or_else(PoisonError::into_inner);
         for (ticket, outcome) in outcomes {
             let runtime = ticket.runtime();
+            if ticket.is_of_desk() {
+                rounds.push(ticket);
+                continue;
+            }
             // A ticket of nobody: an entry that the member made itself.
             if ticket.0 == 0 || runtime >= mailboxes.len() {
                 continue;
@@ -191,6 +245,14 @@ impl Shared {
         }
         for (mailbox, outcomes) in mailboxes.iter().zip(&mut sorted.0) {
             mailbox.deliver(outcomes);
+        }
+        drop(mailboxes);
+        if !rounds.is_empty() {
+            let told = self.desk.confirmed(&self.keeper, self.now_ms(), rounds);
+            if !told.is_empty() {
+                // Refused only when the raft thread is gone, and whoever asked asks another leader.
+                self.events.push(Event::Told(told));
+            }
         }
     }
 

@@ -325,8 +325,14 @@ impl Node {
         &self.running.transport
     }
 
-    /// Refuses what is new, answers what is in flight (at most 7 s long), makes everything durable and lets the data
-    /// folder go.
+    /// If this member leads others, hands leadership to the one that has the most of the log. Takes a second at most;
+    /// clients are served meanwhile.
+    pub fn hand_over(&self) {
+        self.running.hand_over();
+    }
+
+    /// Refuses what is new, answers what is in flight (at most 7 s long, 1 s with other voters), makes everything durable
+    /// and lets the data folder go.
     pub fn stop(self) {
         self.running.stop();
         drop(self.dir);

@@ -55,6 +55,11 @@ pub struct Stats {
     pub flushes: Histogram,
     pub leases_expired: AtomicU64,
     pub messages_dropped: AtomicU64,
+    /// Messages that no correct member sends.
+    pub messages_refused: AtomicU64,
+    /// Times when reads found no leader to confirm them for as long as a client waits.
+    pub slow_reads: AtomicU64,
+    pub late_heartbeats: AtomicU64,
 }
 
 impl Stats {

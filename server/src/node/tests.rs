@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod crafted;
 mod group;
+mod leases;
 mod mailboxes;
 mod random;
 mod recoveries;

@@ -5,7 +5,8 @@
 //! take is dropped and counted, because raft sends again what it must: a lane whose connection is down takes nothing, and
 //! a full one refuses new entries (those behind a lost one are worth nothing) but forgets old control messages (a newer
 //! heartbeat says more than an older one). After a loss raft is told once that the member is unreachable, and falls back
-//! from pipelining to probing.
+//! from pipelining to probing. Proposals that a lane did not take, or that waited in it when its connection ended, were
+//! certainly not sent: they go back to the driver as if their leader had refused them, which makes them again.
 //!
 //! Inwards [`Transport::deliver`] queues for the raft thread, bounded by `MAX_MESSAGES`; before raft runs everything is
 //! dropped.
@@ -25,6 +26,7 @@ use tokio::sync::Notify;
 
 use super::{
     message::{Message, MessageKind},
+    proposals::refusal,
     queue::Queue,
     raft_thread::{Event, MAX_MESSAGES},
     stats::Stats,
@@ -43,7 +45,7 @@ const MESSAGE_BYTES: usize = 128;
 /// Which of the ways to a member a message takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// Small and urgent: votes, heartbeats, acknowledgements, reads.
+    /// Small and urgent: votes, heartbeats, acknowledgements, reads, questions about leases.
     Control,
     /// Entries, from the leader and forwarded to it. All appends take it, empty ones too: one that overtakes another
     /// would be refused.
@@ -55,7 +57,7 @@ impl Lane {
 
     fn of(kind: MessageKind) -> Self {
         match kind {
-            MessageKind::Append | MessageKind::Propose => Self::Append,
+            MessageKind::Append | MessageKind::Propose | MessageKind::ProposeRefused => Self::Append,
             _ => Self::Control,
         }
     }
@@ -100,9 +102,9 @@ struct LaneQueue {
 }
 
 impl LaneQueue {
-    fn clear(&mut self) -> usize {
+    fn clear(&mut self) -> VecDeque<Message> {
         self.bytes = 0;
-        std::mem::take(&mut self.messages).len()
+        std::mem::take(&mut self.messages)
     }
 }
 
@@ -111,6 +113,16 @@ impl LaneQueue {
 struct Lost {
     messages: usize,
     tell: bool,
+    proposals: Vec<Message>,
+}
+
+impl Lost {
+    fn add(&mut self, message: Message) {
+        self.messages += 1;
+        if message.kind == MessageKind::Propose {
+            self.proposals.push(message);
+        }
+    }
 }
 
 fn size(message: &Message) -> usize {
@@ -149,27 +161,27 @@ impl Outbox {
         let lane = Lane::of(message.kind);
         let mut queue = self.queue(lane);
         let size = size(&message);
-        let mut lost = 0;
+        let mut lost = Lost::default();
         if !queue.open {
-            lost = 1;
+            lost.add(message);
         } else {
             let full = |queue: &LaneQueue| queue.messages.len() >= MAX_WAITING || queue.bytes >= MAX_WAITING_BYTES;
             while lane == Lane::Control && full(&queue) {
                 let oldest = queue.messages.pop_front().expect("a full queue is not empty");
                 queue.bytes -= self::size(&oldest);
-                lost += 1;
+                lost.add(oldest);
             }
             if full(&queue) {
-                lost += 1;
+                lost.add(message);
             } else {
                 queue.bytes += size;
                 queue.messages.push_back(message);
             }
         }
-        let tell = lost > 0 && !std::mem::replace(&mut queue.told, true);
+        lost.tell = lost.messages > 0 && !std::mem::replace(&mut queue.told, true);
         drop(queue);
         self.lane(lane).arrived.notify_one();
-        Lost { messages: lost, tell }
+        lost
     }
 
     /// Takes what waits in the lane, about `bytes` of it. False: nothing waited.
@@ -265,7 +277,7 @@ impl Transport {
             match outboxes.get(&message.to) {
                 Some(outbox) => {
                     let lost = outbox.put(message);
-                    self.lost(outbox, &lost);
+                    self.lost(outbox, lost);
                 }
                 None => Stats::add(&self.0.stats.messages_dropped, 1),
             }
@@ -278,19 +290,24 @@ impl Transport {
             let mut queue = outbox.queue(lane);
             assert!(queue.open, "only what was opened is closed");
             queue.open = false;
-            Lost { messages: queue.clear(), tell: !std::mem::replace(&mut queue.told, true) }
+            let mut lost = Lost { tell: !std::mem::replace(&mut queue.told, true), ..Lost::default() };
+            queue.clear().into_iter().for_each(|message| lost.add(message));
+            lost
         };
         outbox.traffic.connected.fetch_sub(1, Relaxed);
-        self.lost(outbox, &lost);
+        self.lost(outbox, lost);
     }
 
-    fn lost(&self, outbox: &Outbox, lost: &Lost) {
+    fn lost(&self, outbox: &Outbox, lost: Lost) {
         if lost.messages > 0 {
             Stats::add(&self.0.stats.messages_dropped, lost.messages as u64);
             Stats::add(&outbox.traffic.send_failures, lost.messages as u64);
         }
         if lost.tell && self.0.running.load(Acquire) {
             self.0.events.offer(Event::Unreachable(outbox.member), MAX_MESSAGES);
+        }
+        for message in lost.proposals {
+            self.0.events.push(Event::Message(refusal(message, false)));
         }
     }
 

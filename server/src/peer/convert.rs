@@ -4,14 +4,14 @@ use conclave_proto::conclave::peer::v1 as pb;
 
 use crate::{
     node::{
-        Message, MessageKind,
+        Aside, Forward, LeaseAnswer, LeaseAsk, LeaseTime, Message, MessageKind, Ticket,
         log::{EntryKind, LogEntry},
     },
     snapshot::ArchiveMeta,
-    types::{ClusterId, LogIndex, MemberId, Revision, Term},
+    types::{ClusterId, LeaseId, LogIndex, MemberId, Revision, Term},
 };
 
-const KINDS: [(MessageKind, pb::Kind); 14] = [
+const KINDS: [(MessageKind, pb::Kind); 16] = [
     (MessageKind::Propose, pb::Kind::Propose),
     (MessageKind::Append, pb::Kind::Append),
     (MessageKind::AppendResponse, pb::Kind::AppendResponse),
@@ -21,11 +21,13 @@ const KINDS: [(MessageKind, pb::Kind); 14] = [
     (MessageKind::RequestPreVoteResponse, pb::Kind::RequestPreVoteResponse),
     (MessageKind::Heartbeat, pb::Kind::Heartbeat),
     (MessageKind::HeartbeatResponse, pb::Kind::HeartbeatResponse),
-    (MessageKind::TransferLeader, pb::Kind::TransferLeader),
     (MessageKind::TimeoutNow, pb::Kind::TimeoutNow),
     (MessageKind::ReadIndex, pb::Kind::ReadIndex),
     (MessageKind::ReadIndexResponse, pb::Kind::ReadIndexResponse),
     (MessageKind::Snapshot, pb::Kind::Snapshot),
+    (MessageKind::ProposeRefused, pb::Kind::ProposeRefused),
+    (MessageKind::LeaseAsk, pb::Kind::LeaseAsk),
+    (MessageKind::LeaseAnswer, pb::Kind::LeaseAnswer),
 ];
 
 const ENTRIES: [(EntryKind, pb::EntryKind); 3] = [
@@ -54,6 +56,7 @@ pub fn message_out(message: Message) -> pb::Message {
         context: message.context,
         priority: message.priority,
         archive: message.archive.map(archive_out),
+        aside: message.aside.map(|aside| aside_out(*aside)),
     }
 }
 
@@ -65,6 +68,28 @@ fn archive_out(meta: ArchiveMeta) -> pb::ArchiveMeta {
         revision: meta.revision.0,
         conf_state: meta.conf_state,
     }
+}
+
+fn aside_out(aside: Aside) -> pb::message::Aside {
+    match aside {
+        Aside::Forward(Forward { life, number }) => pb::message::Aside::Forward(pb::Forward { life, number }),
+        Aside::Asks(asks) => {
+            pb::message::Aside::LeaseAsks(pb::LeaseAsks { asks: asks.into_iter().map(ask_out).collect() })
+        }
+        Aside::Answers(answers) => {
+            let answers = answers.into_iter().map(answer_out).collect();
+            pb::message::Aside::LeaseAnswers(pb::LeaseAnswers { answers })
+        }
+    }
+}
+
+fn ask_out(ask: LeaseAsk) -> pb::LeaseAsk {
+    pb::LeaseAsk { ticket: ask.ticket.0, lease: ask.id.0, renew: ask.renew }
+}
+
+fn answer_out(answer: LeaseAnswer) -> pb::LeaseAnswer {
+    let LeaseTime { remaining_ms, granted_ms } = answer.lease.unwrap_or(LeaseTime { remaining_ms: 0, granted_ms: 0 });
+    pb::LeaseAnswer { ticket: answer.ticket.0, lives: answer.lease.is_some(), remaining_ms, granted_ms }
 }
 
 fn entry_out(entry: LogEntry) -> pb::Entry {
@@ -93,7 +118,16 @@ pub fn message_in(message: pb::Message) -> Option<Message> {
         context: message.context,
         priority: message.priority,
         archive: message.archive.map(archive_in),
+        aside: message.aside.map(|aside| Box::new(aside_in(aside))),
     })
+}
+
+fn aside_in(aside: pb::message::Aside) -> Aside {
+    match aside {
+        pb::message::Aside::Forward(pb::Forward { life, number }) => Aside::Forward(Forward { life, number }),
+        pb::message::Aside::LeaseAsks(all) => Aside::Asks(all.asks.into_iter().map(ask_in).collect()),
+        pb::message::Aside::LeaseAnswers(all) => Aside::Answers(all.answers.into_iter().map(answer_in).collect()),
+    }
 }
 
 fn archive_in(meta: pb::ArchiveMeta) -> ArchiveMeta {
@@ -106,14 +140,21 @@ fn archive_in(meta: pb::ArchiveMeta) -> ArchiveMeta {
     }
 }
 
+fn ask_in(ask: pb::LeaseAsk) -> LeaseAsk {
+    LeaseAsk { ticket: Ticket(ask.ticket), id: LeaseId(ask.lease), renew: ask.renew }
+}
+
+fn answer_in(answer: pb::LeaseAnswer) -> LeaseAnswer {
+    let pb::LeaseAnswer { ticket, lives, remaining_ms, granted_ms } = answer;
+    LeaseAnswer { ticket: Ticket(ticket), lease: lives.then_some(LeaseTime { remaining_ms, granted_ms }) }
+}
+
 fn entry_in(entry: pb::Entry) -> Option<LogEntry> {
     let (kind, _) = ENTRIES.into_iter().find(|(_, kind)| i32::from(*kind) == entry.kind)?;
     Some(LogEntry { index: LogIndex(entry.index), term: Term(entry.term), kind, data: entry.data })
 }
 
-/// Whether a message may come from a member at the other end of a connection. What raft forwards keeps the name of the
-/// member that it began with; everything else is the speaker's own.
+/// Whether a message may come from a member at the other end of a connection: everybody speaks for itself.
 pub(super) fn may_come_from(message: &Message, speaker: MemberId, me: MemberId) -> bool {
-    let forwarded = matches!(message.kind, MessageKind::Propose | MessageKind::ReadIndex | MessageKind::TransferLeader);
-    message.to == me && (message.from == speaker || forwarded)
+    message.to == me && message.from == speaker
 }

@@ -173,9 +173,9 @@ pub(super) fn put_messages(out: &mut BytesMut, messages: &mut Vec<Message>) {
     }
 }
 
-/// A message with many entries as several with fewer. Raft bounds neither what a member's clients propose in one step nor
-/// the appends that it joins for a follower that is far behind. Each entry of a proposal stands for itself, and an append
-/// that is cut is two appends, the second of which follows on the last entry of the first.
+/// An append with many entries as several with fewer: raft does not bound the appends that it joins for a follower that
+/// is far behind. One that is cut is two appends, the second of which follows on the last entry of the first. Messages
+/// with proposals are never cut: each has a number under which its leader takes it once, and is bounded where it is made.
 fn split(message: Message) -> impl Iterator<Item = Message> {
     let mut rest = Some(message);
     std::iter::from_fn(move || {
@@ -187,15 +187,12 @@ fn split(message: Message) -> impl Iterator<Item = Message> {
             over
         });
         if let Some(end) = end
-            && matches!(message.kind, MessageKind::Propose | MessageKind::Append)
+            && message.kind == MessageKind::Append
         {
             let entries = message.entries.split_off(end);
-            let mut later = Message { entries, ..message.clone_head() };
-            if message.kind == MessageKind::Append {
-                let last = message.entries.last().expect("it was cut behind an entry");
-                (later.index, later.log_term) = (last.index, last.term);
-            }
-            rest = Some(later);
+            let last = message.entries.last().expect("it was cut behind an entry");
+            let (index, log_term) = (last.index, last.term);
+            rest = Some(Message { entries, index, log_term, ..message.clone_head() });
         }
         Some(message)
     })

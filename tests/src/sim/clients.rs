@@ -246,7 +246,7 @@ impl World {
     pub(super) fn rejected(&mut self, ticket: Ticket, error: Error) {
         let Some(pending) = self.pending.remove(&ticket.0) else { return };
         self.note(format_args!("c{} is refused {}: {error}", pending.client, ticket.0));
-        let surely = error == Error::RequestTooManyRequests;
+        let surely = matches!(error, Error::RequestTooManyRequests | Error::ContextDeadlineExceeded);
         match pending.asked {
             Asked::Write(write) if surely && write.attempts == 1 => {
                 self.counts.refused += 1;

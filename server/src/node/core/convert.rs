@@ -62,8 +62,8 @@ pub(super) fn hard_state_in(state: &HardState) -> eraftpb::HardState {
     }
 }
 
-const KINDS: [(MessageKind, eraftpb::MessageType); 14] = [
-    (MessageKind::Propose, eraftpb::MessageType::MsgPropose),
+/// The kinds that raft knows; the others are the driver's.
+const KINDS: [(MessageKind, eraftpb::MessageType); 12] = [
     (MessageKind::Append, eraftpb::MessageType::MsgAppend),
     (MessageKind::AppendResponse, eraftpb::MessageType::MsgAppendResponse),
     (MessageKind::RequestVote, eraftpb::MessageType::MsgRequestVote),
@@ -72,16 +72,15 @@ const KINDS: [(MessageKind, eraftpb::MessageType); 14] = [
     (MessageKind::RequestPreVoteResponse, eraftpb::MessageType::MsgRequestPreVoteResponse),
     (MessageKind::Heartbeat, eraftpb::MessageType::MsgHeartbeat),
     (MessageKind::HeartbeatResponse, eraftpb::MessageType::MsgHeartbeatResponse),
-    (MessageKind::TransferLeader, eraftpb::MessageType::MsgTransferLeader),
     (MessageKind::TimeoutNow, eraftpb::MessageType::MsgTimeoutNow),
     (MessageKind::ReadIndex, eraftpb::MessageType::MsgReadIndex),
     (MessageKind::ReadIndexResponse, eraftpb::MessageType::MsgReadIndexResp),
     (MessageKind::Snapshot, eraftpb::MessageType::MsgSnapshot),
 ];
 
-/// None: a snapshot without an archive, or with a membership that raft would panic on.
+/// None: not for raft, a snapshot without an archive, or one with a membership that raft would panic on.
 pub(super) fn message_in(message: Message) -> Option<eraftpb::Message> {
-    let (_, kind) = KINDS.into_iter().find(|(kind, _)| *kind == message.kind).expect("the table has every kind");
+    let (_, kind) = KINDS.into_iter().find(|(kind, _)| *kind == message.kind)?;
     let mut out = eraftpb::Message::default();
     if message.kind == MessageKind::Snapshot {
         out.set_snapshot(snapshot_in(message.archive.as_ref()?)?);
@@ -107,11 +106,8 @@ pub(super) fn message_in(message: Message) -> Option<eraftpb::Message> {
 pub(super) fn message_out(mut message: eraftpb::Message) -> Option<Message> {
     let (kind, _) = KINDS.into_iter().find(|(_, kind)| *kind == message.get_msg_type())?;
     let archive = (kind == MessageKind::Snapshot).then(|| archive_out(message.get_snapshot()));
+    let (from, to, term) = (MemberId(message.from), MemberId(message.to), Term(message.term));
     Some(Message {
-        kind,
-        to: MemberId(message.to),
-        from: MemberId(message.from),
-        term: Term(message.term),
         log_term: Term(message.log_term),
         index: LogIndex(message.index),
         entries: message.take_entries().into_iter().map(entry_out).collect(),
@@ -123,6 +119,7 @@ pub(super) fn message_out(mut message: eraftpb::Message) -> Option<Message> {
         context: message.context,
         priority: message.priority,
         archive,
+        ..Message::new(kind, from, to, term)
     })
 }
 

@@ -7,6 +7,11 @@
 //! *Randomness.* raft-rs draws election timeouts from the thread's generator. Whenever a call may have made it draw, the
 //! value is replaced by one from our own seeded generator: a seed decides a whole simulated run.
 
+//!
+//! *Whatever comes in, raft-rs goes on.* It asserts much about what its peers say; `admit` keeps from it what would break
+//! an assertion.
+
+mod admit;
 mod convert;
 mod storage;
 
@@ -15,10 +20,11 @@ use raft::{RawNode, ReadOnlyOption, SnapshotStatus, StateRole, eraftpb};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+pub(super) use self::admit::MAX_ASKS;
 use self::storage::Storage;
 use super::{
     log::{HardState, LogEntry, LogIo, LogReader},
-    message::Message,
+    message::{Message, MessageKind},
 };
 use crate::{
     snapshot::ArchiveMeta,
@@ -49,6 +55,8 @@ pub(super) struct CoreConfig {
 pub struct RaftStart {
     pub hard_state: HardState,
     pub applied: LogIndex,
+    /// Counts the starts of this member: the epoch of its raft log.
+    pub life: u64,
     /// As [`first_conf_state`] made it, or a later change of it.
     pub conf_state: Vec<u8>,
 }
@@ -65,7 +73,8 @@ pub struct Standing {
     /// This member is the only voter of the applied configuration.
     pub sole: bool,
     pub commit: LogIndex,
-    /// The leader has committed an entry of its own term: only now does its commit index mean anything to a reader.
+    /// An entry of this term is known to be committed: only now does the leader's commit index mean anything to a reader,
+    /// and before it answers none.
     pub term_committed: bool,
 }
 
@@ -158,12 +167,70 @@ impl<Io: LogIo> Core<Io> {
         self.draw();
     }
 
-    pub(super) fn step(&mut self, message: Message) {
-        // Raft refuses messages from strangers, and proposals that it cannot take. The sender is no longer a member in
-        // the first case and times out in the second, so there is nobody to tell.
-        let Some(message) = convert::message_in(message) else { return };
-        let _ = self.raw.step(message);
+    /// Whether a message may be looked at at all.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub(super) fn admit(&self, message: &Message) -> Result<(), &'static str> {
+        let raft = &self.raw.raft;
+        let facts = admit::Facts {
+            me: MemberId(raft.id),
+            term: Term(raft.term),
+            leader: convert::member(raft.leader_id),
+            leading: raft.state == StateRole::Leader,
+            last: self.last_index(),
+            known: self.knows(message.from),
+            rounds: raft.pending_read_count(),
+        };
+        admit::refuse(facts, message).map_or(Ok(()), Err)
+    }
+
+    /// A message that [`Core::admit`] let in.
+    pub(super) fn step(&mut self, mut message: Message) {
+        // A leader says so when it counts on entries that this member has lost: a batch that no mark named before the
+        // power failed. What it says of them cannot be acted upon, and raft-rs would end the process. That it lives is
+        // true all the same; and when this member's next hello tells it what is there, it sends the rest again.
+        if message.kind == MessageKind::Heartbeat && message.commit > self.last_index() {
+            message.commit = LogIndex(0);
+        }
+        if message.kind == MessageKind::AppendResponse && message.reject && message.term.0 == self.raw.raft.term {
+            self.entry_is_missing(message.from, message.index, message.reject_hint);
+        }
+        // Raft refuses messages from strangers, who are no members any more: there is nobody to tell.
+        if let Some(message) = convert::message_in(message) {
+            let _ = self.raw.step(message);
+        }
         self.draw();
+    }
+
+    /// A member says where its log ends. If this leader counted on more, the rest was lost with the member's disk.
+    pub(super) fn peer_offers(&mut self, member: MemberId, last: LogIndex) {
+        self.entry_is_missing(member, last.next(), last);
+    }
+
+    /// A member does not hold the entry at `missing`, and proposes to go on behind `hint`. If it once acknowledged that
+    /// entry, raft takes the word for an old one and waits for ever, so raft begins anew with that member. Where it *was*
+    /// an old word that costs one exchange: `matched` may always be too low.
+    fn entry_is_missing(&mut self, member: MemberId, missing: LogIndex, hint: LogIndex) {
+        let raft = &mut self.raw.raft;
+        if raft.state != StateRole::Leader || member.0 == raft.id {
+            return;
+        }
+        let Some(progress) = raft.mut_prs().get_mut(member.0) else { return };
+        if progress.matched < missing.0 {
+            return;
+        }
+        progress.matched = 0;
+        if progress.state != raft::ProgressState::Snapshot {
+            progress.become_probe();
+            progress.next_idx = hint.0.min(missing.0 - 1) + 1;
+            raft.send_append(member.0);
+        }
+    }
+
+    /// What was sent to the member may be lost: raft goes on from what it is known to have.
+    pub(super) fn unreachable(&mut self, member: MemberId) {
+        self.raw.report_unreachable(member.0);
     }
 
     /// Whether raft took an archive that was not handed out yet.
@@ -213,28 +280,42 @@ impl<Io: LogIo> Core<Io> {
         self.raw.read_index(context);
     }
 
+    /// Begins to hand leadership over. Raft gives up after an election timeout.
     pub(super) fn transfer_leader(&mut self, to: MemberId) {
-        self.raw.transfer_leader(to.0);
-        self.draw();
+        // A follower would pass it on to its leader; only the leader's own shell decides this.
+        if self.raw.raft.state == StateRole::Leader {
+            self.raw.transfer_leader(to.0);
+            self.draw();
+        }
     }
 
-    /// Back from pipelining to probing: what was on its way may be lost.
-    pub(super) fn unreachable(&mut self, member: MemberId) {
-        self.raw.report_unreachable(member.0);
+    /// Leadership is being handed over: raft takes no proposals.
+    pub(super) fn transferring(&self) -> bool {
+        self.raw.raft.lead_transferee.is_some()
     }
 
-    /// A follower that offers less than it once acknowledged has lost it. Without this the leader would take its
-    /// refusals for stale ones and never send what is missing.
-    pub(super) fn peer_offers(&mut self, member: MemberId, last: LogIndex) {
-        if self.raw.raft.state != StateRole::Leader || member.0 == self.raw.raft.id {
-            return;
-        }
-        if let Some(progress) = self.raw.raft.mut_prs().get_mut(member.0)
-            && last.0 < progress.matched
-        {
-            progress.matched = last.0;
-            progress.become_probe();
-        }
+    /// The voter among the others that has the most of the log, of those that `lives` names; of equals the one with the
+    /// lowest id, because a seed decides a run.
+    pub(super) fn best_successor(&self, lives: impl Fn(MemberId) -> bool) -> Option<MemberId> {
+        let progress = self.raw.raft.prs();
+        let voters = self.peers().filter(|(member, votes)| *votes && lives(*member)).map(|(member, _)| member);
+        voters.max_by_key(|member| {
+            let matched = progress.get(member.0).map_or(0, |progress| progress.matched);
+            (matched, std::cmp::Reverse(*member))
+        })
+    }
+
+    /// Whether the member is in the applied configuration.
+    pub(super) fn knows(&self, member: MemberId) -> bool {
+        self.raw.raft.prs().get(member.0).is_some()
+    }
+
+    /// The members of the applied configuration but this one, with a vote or without.
+    pub(super) fn peers(&self) -> impl Iterator<Item = (MemberId, bool)> + '_ {
+        let raft = &self.raw.raft;
+        let voters = raft.prs().conf().voters();
+        let others = raft.prs().iter().filter(|(id, _)| **id != raft.id);
+        others.map(move |(id, _)| (MemberId(*id), voters.contains(*id)))
     }
 
     /// The step with this number, and all before it, are durable.
@@ -258,7 +339,7 @@ impl<Io: LogIo> Core<Io> {
             voter: raft.promotable(),
             sole: raft.promotable() && raft.prs().is_singleton(),
             commit: LogIndex(raft.raft_log.committed),
-            term_committed: leading && raft.commit_to_current_term(),
+            term_committed: convert::member(raft.leader_id).is_some() && raft.commit_to_current_term(),
         }
     }
 

@@ -2,24 +2,30 @@
 //! a test says so.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Write as _,
     io,
     sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
+use conclave_proto::{conclave::raft::v1 as entry, etcdserverpb::PutRequest};
+use prost::Message as _;
 
 use crate::{
+    engine::Engine,
+    mvcc::{Position, ReadView},
     node::{
         core,
         drive::{Driver, DriverConfig, Effects, Input, Persist, Proposal},
-        log::{HardState, LogEntry, LogIo, LogOptions, LogStore},
+        keeper::Keeper,
+        lease_desk::LeaseDesk,
+        log::{HardState, LogBatch, LogEntry, LogIo, LogOptions, LogStore},
         mailbox::Ticket,
-        message::Message,
+        message::{LeaseTime, Message},
         recovery::{self, StateFacts},
     },
-    types::{LogIndex, MemberId, Term},
+    types::{LogIndex, MemberId, Revision, Term},
 };
 
 type Files = BTreeMap<String, Arc<Mutex<Vec<u8>>>>;
@@ -95,15 +101,27 @@ pub(super) struct Running {
     pub(super) to_apply: VecDeque<LogEntry>,
     /// Highest index that was handed out as committed.
     committed: LogIndex,
+    pub(super) keeper: Keeper,
+    desk: LeaseDesk,
+    /// For the apply thread: this member leads, in this term, or does not lead any more.
+    promotion: Option<Option<Term>>,
+    /// Rounds of the lease desk whose index is not applied yet.
+    rounds: Vec<(LogIndex, Vec<Ticket>)>,
 }
 
 pub(super) struct Group {
     pub(super) members: Vec<Member>,
     voters: Vec<MemberId>,
     pub(super) network: Vec<Message>,
+    /// Links that lose everything: (from, to).
+    pub(super) cut: BTreeSet<(u64, u64)>,
     pub(super) now_ms: u64,
     pub(super) confirmed: Vec<(MemberId, LogIndex, Vec<Ticket>)>,
     pub(super) rejected: Vec<(Ticket, crate::error::Error)>,
+    /// Who was told what of a lease.
+    pub(super) told: Vec<(MemberId, Ticket, Option<LeaseTime>)>,
+    /// The table of leases that a new leader reads.
+    pub(super) leases: Engine,
     next_ticket: u64,
 }
 
@@ -123,7 +141,18 @@ impl Group {
         };
         let members = voters.iter().map(member).collect();
         let (network, confirmed, rejected) = (Vec::new(), Vec::new(), Vec::new());
-        Self { members, voters, network, now_ms: 0, confirmed, rejected, next_ticket: 0 }
+        Self {
+            members,
+            voters,
+            network,
+            cut: BTreeSet::new(),
+            now_ms: 0,
+            confirmed,
+            rejected,
+            told: Vec::new(),
+            leases: Engine::memory(),
+            next_ticket: 0,
+        }
     }
 
     pub(super) fn member(&mut self, id: u64) -> &mut Member {
@@ -157,7 +186,17 @@ impl Group {
         let HardState { term, commit, .. } = start.hard_state;
         let driver = Driver::new(config, &start, store.reader()).unwrap();
         let (to_persist, to_apply) = (VecDeque::new(), VecDeque::new());
-        member.running = Some(Running { driver, store, to_persist, to_apply, committed: applied.0 });
+        member.running = Some(Running {
+            driver,
+            store,
+            to_persist,
+            to_apply,
+            committed: applied.0,
+            keeper: Keeper::new(1_000),
+            desk: LeaseDesk::default(),
+            promotion: None,
+            rounds: Vec::new(),
+        });
         format!("n{id} starts at term={term} commit={commit} applied={} last={}\n", applied.0, recovered.last)
             + &self.drive(id, vec![])
     }
@@ -171,8 +210,8 @@ impl Group {
         let mut proposals = Vec::new();
         for text in data {
             self.next_ticket += 1;
-            proposals
-                .push(Proposal { ticket: Ticket(self.next_ticket), data: Bytes::copy_from_slice(text.as_bytes()) });
+            let request_id = entry::RequestId { member: id, boot: self.member(id).boots, sequence: self.next_ticket };
+            proposals.push(Proposal { ticket: Ticket(self.next_ticket), data: put(text, request_id) });
         }
         self.drive(id, vec![Input::Propose(proposals)])
     }
@@ -188,6 +227,9 @@ impl Group {
             if effects.standing != before {
                 writeln!(out, "n{id} {}", standing(&effects)).unwrap();
             }
+            if effects.standing.leading != before.leading {
+                self.running(id).promotion = Some(effects.standing.leading.then_some(effects.standing.term));
+            }
             let more = effects.more;
             self.carry_out(id, effects, &mut out);
             if !more {
@@ -197,6 +239,12 @@ impl Group {
     }
 
     fn carry_out(&mut self, id: u64, effects: Effects, out: &mut String) {
+        let now_ms = self.now_ms;
+        if !effects.asked.is_empty() {
+            let Running { desk, keeper, .. } = self.running(id);
+            desk.take(keeper, effects.standing.term, now_ms, effects.asked);
+        }
+        self.told.extend(effects.told.into_iter().map(|(ticket, lease)| (MemberId(id), ticket, lease)));
         for message in effects.send {
             writeln!(out, "{}", show(&message)).unwrap();
             self.network.push(message);
@@ -225,13 +273,23 @@ impl Group {
             running.to_apply.push_back(entry);
         }
         if let Some(reads) = effects.reads {
-            let tickets: Vec<_> = reads.tickets.iter().map(|ticket| ticket.0).collect();
-            writeln!(out, "n{id} reads {tickets:?} wait for {}", reads.index).unwrap();
-            self.confirmed.push((MemberId(id), reads.index, reads.tickets));
+            let (rounds, reads_of_handlers): (Vec<_>, Vec<_>) =
+                reads.tickets.into_iter().partition(|ticket| ticket.is_of_desk());
+            if !rounds.is_empty() {
+                self.running(id).rounds.push((reads.index, rounds));
+            }
+            if !reads_of_handlers.is_empty() {
+                let tickets: Vec<_> = reads_of_handlers.iter().map(|ticket| ticket.0).collect();
+                writeln!(out, "n{id} reads {tickets:?} wait for {}", reads.index).unwrap();
+                self.confirmed.push((MemberId(id), reads.index, reads_of_handlers));
+            }
         }
         for (ticket, error) in effects.rejected {
             writeln!(out, "n{id} rejects {}: {error}", ticket.0).unwrap();
             self.rejected.push((ticket, error));
+        }
+        for (from, why) in effects.refused {
+            writeln!(out, "n{id} does not listen to n{from}: {why}").unwrap();
         }
     }
 
@@ -253,23 +311,57 @@ impl Group {
         out + &self.drive(id, vec![Input::Persisted(persisted)])
     }
 
-    /// The apply thread: applies what waits.
+    /// The apply thread: applies what waits, then lets the rounds of the lease desk go that waited for it.
     pub(super) fn apply(&mut self, id: u64, count: usize) -> String {
+        let (now_ms, leases) = (self.now_ms, self.leases.view());
         let member = self.member(id);
         let running = member.running.as_mut().expect("the member runs");
+        match running.promotion.take() {
+            Some(Some(term)) => {
+                let position = Position { revision: Revision(1), compacted: Revision::NEVER };
+                let view = ReadView { applied: LogIndex(0), position, view: leases };
+                running.keeper.promote(term, &view, now_ms);
+            }
+            Some(None) => running.keeper.demote(),
+            None => {}
+        }
         let count = count.min(running.to_apply.len());
         member.applied.extend(running.to_apply.drain(..count));
-        match member.applied.last().map(|last| last.index) {
-            Some(index) if count > 0 => self.drive(id, vec![Input::Applied(index)]),
-            _ => String::new(),
+        let index = member.applied.last().map_or(LogIndex(0), |last| last.index);
+        let done: Vec<_> =
+            running.rounds.extract_if(.., |(needs, _)| *needs <= index).flat_map(|(_, round)| round).collect();
+        let told = running.desk.confirmed(&running.keeper, now_ms, done);
+        let mut inputs = Vec::new();
+        if count > 0 {
+            inputs.push(Input::Applied(index));
         }
+        if !told.is_empty() {
+            inputs.push(Input::Told(told));
+        }
+        if inputs.is_empty() { String::new() } else { self.drive(id, inputs) }
+    }
+
+    /// A member comes back without the end of its log, which it had acknowledged: no mark named it.
+    pub(super) fn forget(&mut self, id: u64, last: u64) -> String {
+        self.stop(id);
+        let member = self.member(id);
+        member.flushed = 0;
+        let (store, recovered) = LogStore::open(member.io.clone(), LOG).unwrap();
+        let entries = store.reader().read(LogIndex(1), LogIndex(last + 1), u64::MAX).unwrap();
+        member.io = MemoryIo::default();
+        let (mut store, _) = LogStore::open(member.io.clone(), LOG).unwrap();
+        let hard_state =
+            HardState { commit: LogIndex(last.min(recovered.hard_state.commit.0)), ..recovered.hard_state };
+        let batch = LogBatch { ready: 1, entries, hard_state: Some(hard_state), ..LogBatch::default() };
+        let _ = store.persist(&batch).unwrap();
+        self.start(id)
     }
 
     /// Delivers the message at this place of the network.
     pub(super) fn deliver(&mut self, place: usize) -> String {
         let message = self.network.remove(place);
         let to = message.to.0;
-        if self.member(to).running.is_none() {
+        if self.member(to).running.is_none() || self.cut.contains(&(message.from.0, to)) {
             return String::new();
         }
         self.drive(to, vec![Input::Message(message)])
@@ -277,6 +369,37 @@ impl Group {
 
     pub(super) fn tick(&mut self, id: u64, count: u64) -> String {
         (0..count).map(|_| self.drive(id, vec![Input::Tick])).collect()
+    }
+
+    /// Where everybody stands.
+    pub(super) fn standings(&mut self) -> String {
+        let mut out = String::new();
+        for member in &self.members {
+            let Some(running) = &member.running else { continue };
+            let standing = running.driver.standing();
+            let leader = standing.leader.map_or_else(|| "nobody".to_owned(), |leader| format!("n{leader}"));
+            writeln!(out, "n{}: term={} leader={leader} commit={}", member.id, standing.term, standing.commit).unwrap();
+        }
+        out
+    }
+
+    pub(super) fn reads_confirmed(&mut self) -> String {
+        let show = |(member, index, tickets): (MemberId, LogIndex, Vec<Ticket>)| {
+            let tickets: Vec<_> = tickets.iter().map(|ticket| ticket.0).collect();
+            format!("n{member} reads {tickets:?} wait for {index}\n")
+        };
+        self.confirmed.drain(..).map(show).collect()
+    }
+
+    /// The keys that were put, as each member applied them.
+    pub(super) fn keys(&mut self) -> String {
+        let mut out = String::new();
+        for member in &self.members {
+            let keys: Vec<_> =
+                member.applied.iter().map(|entry| text(&entry.data).0).filter(|key| !key.is_empty()).collect();
+            writeln!(out, "n{}: {}", member.id, keys.join(" ")).unwrap();
+        }
+        out
     }
 
     /// Lets everything happen that can happen without time going by.
@@ -289,7 +412,8 @@ impl Group {
                 if self.member(id).running.is_none() {
                     continue;
                 }
-                busy |= !self.running(id).to_persist.is_empty() || !self.running(id).to_apply.is_empty();
+                let running = self.running(id);
+                busy |= !running.to_persist.is_empty() || !running.to_apply.is_empty() || !running.rounds.is_empty();
                 out += &self.persist(id, usize::MAX);
                 out += &self.apply(id, usize::MAX);
             }
@@ -312,8 +436,30 @@ fn standing(effects: &Effects) -> String {
     format!("{role}: term={} leader={leader} commit={}{local}", standing.term, standing.commit)
 }
 
+/// A put of the key, as a member proposes it.
+pub(super) fn put(key: &str, request_id: entry::RequestId) -> Bytes {
+    let header = entry::Header { required_level: 1, request_id: Some(request_id), ..entry::Header::default() };
+    let put = PutRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..PutRequest::default() };
+    let command = entry::Command { kind: Some(entry::command::Kind::Put(put)) };
+    Bytes::from(entry::Entry { header: Some(header), command: Some(command) }.encode_to_vec())
+}
+
+/// The key of a put and who proposed it; other data as it is.
+pub(super) fn text(data: &Bytes) -> (String, Option<entry::RequestId>) {
+    let decoded = entry::Entry::decode(data.clone()).unwrap_or_default();
+    match decoded.command.and_then(|command| command.kind) {
+        Some(entry::command::Kind::Put(put)) => {
+            (String::from_utf8_lossy(&put.key).into_owned(), decoded.header.and_then(|header| header.request_id))
+        }
+        _ => (String::from_utf8_lossy(data).into_owned(), None),
+    }
+}
+
 fn entries(entries: &[LogEntry]) -> String {
-    let one = |entry: &LogEntry| format!(" {}@{} {:?}", entry.index, entry.term, String::from_utf8_lossy(&entry.data));
+    let one = |entry: &LogEntry| match entry.index.0 {
+        0 => format!(" {:?}", text(&entry.data).0),
+        index => format!(" {index}@{} {:?}", entry.term, text(&entry.data).0),
+    };
     entries.iter().map(one).collect()
 }
 
@@ -325,6 +471,9 @@ fn show(message: &Message) -> String {
     }
     if message.reject {
         write!(out, " reject={}", message.reject_hint).unwrap();
+    }
+    if let Some(forward) = message.forward() {
+        write!(out, " number={}", forward.number).unwrap();
     }
     if !message.context.is_empty() {
         write!(out, " context={}", message.context.len()).unwrap();

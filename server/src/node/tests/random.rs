@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::group::Group;
+use super::group::{Group, text};
 use crate::{
     node::log::LogEntry,
     node::{Input, Ticket},
-    types::LogIndex,
+    types::{LogIndex, MemberId},
 };
 
 #[derive(Default)]
@@ -19,6 +19,10 @@ struct Oracle {
     leaders: BTreeMap<u64, u64>,
     /// What was applied anywhere when a read began: its index may not be below.
     reads: BTreeMap<u64, LogIndex>,
+    /// Where each proposal was applied.
+    executed: BTreeMap<(u64, u64, u64), LogIndex>,
+    /// Of them, those that were proposed on a member that did not lead.
+    forwarded: usize,
     reads_confirmed: usize,
 }
 
@@ -40,8 +44,16 @@ impl Oracle {
         }
         for member in &group.members {
             for entry in &member.applied {
-                let known = self.truth.entry(entry.index).or_insert_with(|| entry.clone());
-                assert_eq!(known, entry, "members applied different entries at {}", entry.index);
+                if let Some(known) = self.truth.get(&entry.index) {
+                    assert_eq!(known, entry, "members applied different entries at {}", entry.index);
+                    continue;
+                }
+                self.truth.insert(entry.index, entry.clone());
+                let (key, Some(id)) = text(&entry.data) else { continue };
+                let before = self.executed.insert((id.member, id.boot, id.sequence), entry.index);
+                assert_eq!(before, None, "{key} was executed twice, at {} too", entry.index);
+                let proposer = self.leaders.get(&entry.term.0);
+                self.forwarded += usize::from(proposer != Some(&id.member));
             }
             let Some(running) = &member.running else { continue };
             let standing = running.driver.standing();
@@ -80,7 +92,19 @@ fn step(group: &mut Group, oracle: &mut Oracle, rng: &mut ChaCha8Rng, proposals:
             let member = group.member(id);
             member.flushed = rng.random_range(member.flushed..=member.applied.len());
         }
-        44..=55 => {
+        44 => {
+            let input = match rng.random_range(0..4) {
+                0 => Input::Abdicate,
+                1 => Input::TransferLeader(MemberId(rng.random_range(1..=group.members.len() as u64))),
+                2 => Input::Unreachable(MemberId(rng.random_range(1..=group.members.len() as u64))),
+                _ => {
+                    let member = MemberId(rng.random_range(1..=group.members.len() as u64));
+                    Input::PeerOffers { member, last: LogIndex(rng.random_range(0..50)) }
+                }
+            };
+            group.drive(id, vec![input]);
+        }
+        45..=55 => {
             group.now_ms += 10;
             let ticks = rng.random_range(1..20);
             group.tick(id, ticks);
@@ -100,8 +124,8 @@ fn step(group: &mut Group, oracle: &mut Oracle, rng: &mut ChaCha8Rng, proposals:
     }
 }
 
-/// Entries, terms, reads, and what was applied.
-fn run(members: u64, seed: u64, steps: usize) -> (usize, usize, usize, String) {
+/// Entries, terms, reads, forwarded proposals, and what was applied.
+fn run(members: u64, seed: u64, steps: usize) -> (usize, usize, usize, usize, String) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut group = Group::new(members, seed);
     let mut oracle = Oracle::default();
@@ -138,21 +162,23 @@ fn run(members: u64, seed: u64, steps: usize) -> (usize, usize, usize, String) {
     let lengths: Vec<_> = group.members.iter().map(|member| member.applied.len()).collect();
     assert!(lengths.iter().all(|len| *len == lengths[0]), "seed {seed}: not all caught up: {lengths:?}");
     let trace = format!("{:?}", oracle.truth.values().map(|entry| (&entry.term, &entry.data)).collect::<Vec<_>>());
-    (oracle.truth.len(), oracle.leaders.len(), oracle.reads_confirmed, trace)
+    (oracle.truth.len(), oracle.leaders.len(), oracle.reads_confirmed, oracle.forwarded, trace)
 }
 
 #[test]
 fn members_apply_the_same_whatever_happens() {
-    let (mut entries, mut terms, mut reads) = (0, 0, 0);
+    let (mut entries, mut terms, mut reads, mut forwarded) = (0, 0, 0, 0);
     for seed in 0..40 {
         let members = [1, 3, 3, 5][(seed % 4) as usize];
-        let (more_entries, more_terms, more_reads, _) = run(members, seed, 3_000);
+        let (more_entries, more_terms, more_reads, more_forwarded, _) = run(members, seed, 3_000);
         entries += more_entries;
         terms += more_terms;
         reads += more_reads;
+        forwarded += more_forwarded;
     }
     // The schedules must not be so harsh that nothing is tested.
-    assert!(entries > 2_000 && terms > 100 && reads > 500, "{entries} entries in {terms} terms, {reads} reads");
+    let what = format!("{entries} entries in {terms} terms, {reads} reads, {forwarded} forwarded");
+    assert!(entries > 2_000 && terms > 100 && reads > 500 && forwarded > 200, "{what}");
 }
 
 #[test]

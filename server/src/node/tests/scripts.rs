@@ -5,13 +5,20 @@ use std::error::Error;
 use goldenscript::{ArgumentConsumer, Command, Context};
 
 use super::group::Group;
-use crate::node::{Input, mailbox::Ticket};
+use crate::{
+    node::{Input, Message, TICK_MS, mailbox::Ticket},
+    types::{LogIndex, MemberId},
+};
 
 struct Runner(Group);
 
 /// A `name=number` argument.
 fn number(args: &mut ArgumentConsumer<'_>, name: &str) -> Result<Option<u64>, Box<dyn Error>> {
     Ok(args.take_key(name).map(str::parse).transpose()?)
+}
+
+fn needed(args: &mut ArgumentConsumer<'_>, name: &str) -> Result<u64, Box<dyn Error>> {
+    Ok(number(args, name)?.ok_or_else(|| format!("{name}?"))?)
 }
 
 impl goldenscript::Runner for Runner {
@@ -56,27 +63,80 @@ impl goldenscript::Runner for Runner {
                 group.persist(id, batches)
             }
             "apply" => group.apply(id, usize::MAX),
-            "tick" => group.tick(id, args.next_pos().map_or(Ok(1), str::parse)?),
-            "later" => {
-                group.now_ms += args.next_pos().ok_or("how many ms?")?.parse::<u64>()?;
-                group.drive(id, vec![])
-            }
-            "deliver" => {
-                if group.network.is_empty() {
-                    "nothing is under way\n".into()
-                } else {
-                    group.deliver(0)
-                }
-            }
-            "drop" => {
-                group.network.clear();
-                String::new()
-            }
-            "settle" => group.settle(),
-            name => return Err(format!("no such command: {name}").into()),
+            _ => return world(group, id, command.name.as_str(), args),
         };
         Ok(out)
     }
+}
+
+/// Time, the network, and what leaders are told.
+fn world(group: &mut Group, id: u64, name: &str, mut args: ArgumentConsumer<'_>) -> Result<String, Box<dyn Error>> {
+    let out = match name {
+        "tick" => group.tick(id, args.next_pos().map_or(Ok(1), str::parse)?),
+        "later" => {
+            group.now_ms += args.next_pos().ok_or("how many ms?")?.parse::<u64>()?;
+            group.drive(id, vec![])
+        }
+        "deliver" => {
+            if group.network.is_empty() {
+                "nothing is under way\n".into()
+            } else {
+                group.deliver(0)
+            }
+        }
+        "drop" => {
+            group.network.clear();
+            String::new()
+        }
+        // Everything under way is there twice.
+        "repeat" => {
+            group.network.extend(group.network.clone());
+            String::new()
+        }
+        // What is under way from one member to another arrives only after everything else.
+        "delay" => {
+            let (from, to) = (number(&mut args, "from")?, number(&mut args, "to")?);
+            let late = |message: &Message| Some(message.from.0) == from && Some(message.to.0) == to;
+            group.network.sort_by_key(late);
+            String::new()
+        }
+        // A link that loses everything, in one direction.
+        "cut" => {
+            group.cut.insert((needed(&mut args, "from")?, needed(&mut args, "to")?));
+            String::new()
+        }
+        "heal" => {
+            group.cut.clear();
+            String::new()
+        }
+        "transfer" => group.drive(id, vec![Input::TransferLeader(MemberId(needed(&mut args, "to")?))]),
+        "forget" => group.forget(id, needed(&mut args, "last")?),
+        "abdicate" => group.drive(id, vec![Input::Abdicate]),
+        "offers" => {
+            let (member, last) = (MemberId(needed(&mut args, "from")?), LogIndex(needed(&mut args, "last")?));
+            group.drive(id, vec![Input::PeerOffers { member, last }])
+        }
+        // Time goes by for everybody, and nothing is lost but what a cut link loses. Says who leads then.
+        "wait" => {
+            for _ in 0..args.next_pos().ok_or("how many ms?")?.parse::<u64>()? / TICK_MS {
+                group.now_ms += TICK_MS;
+                for id in 1..=group.members.len() as u64 {
+                    if group.member(id).running.is_some() {
+                        group.tick(id, 1);
+                    }
+                }
+                group.settle();
+            }
+            group.standings()
+        }
+        // The reads that were confirmed since it was asked for last.
+        "confirmed" => group.reads_confirmed(),
+        // The keys that each member has applied.
+        "applied" => group.keys(),
+        "settle" => group.settle(),
+        name => return Err(format!("no such command: {name}").into()),
+    };
+    Ok(out)
 }
 
 fn run(name: &str) {
@@ -97,6 +157,21 @@ fn restart() {
 #[test]
 fn three_voters() {
     run("three_voters");
+}
+
+#[test]
+fn forwarding() {
+    run("forwarding");
+}
+
+#[test]
+fn leadership() {
+    run("leadership");
+}
+
+#[test]
+fn lost_tail() {
+    run("lost_tail");
 }
 
 #[test]

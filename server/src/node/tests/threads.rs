@@ -13,7 +13,7 @@ use crate::{
     engine::EngineOptions,
     error::Error,
     lease, members, mvcc,
-    node::{EXIT_IDENTITY, Handle, Mode, Node, NodeConfig, StartError, datadir::DataDirError},
+    node::{EXIT_IDENTITY, Handle, LeaseTime, Mode, Node, NodeConfig, StartError, datadir::DataDirError},
     state::Reply,
     types::{ClusterId, LeaseId, MemberId, Revision},
     watch::{Create, Input, Outbox},
@@ -248,15 +248,15 @@ fn leases_run_out_by_the_leaders_clock() {
         for (id, ttl_ms) in [(7, 300), (8, 60_000)] {
             handle.propose(command::Kind::LeaseGrant(LeaseGrant { id, ttl_ms }), Bytes::new()).await.unwrap();
         }
-        let (left, granted) = handle.lease_remaining(LeaseId(8)).await.unwrap().unwrap();
-        assert!(left <= 60_000 && left > 50_000 && granted == 60_000);
+        let LeaseTime { remaining_ms: left, granted_ms } = handle.lease_remaining(LeaseId(8)).await.unwrap().unwrap();
+        assert!(left <= 60_000 && left > 50_000 && granted_ms == 60_000);
         assert_eq!(handle.lease_renew(LeaseId(8)).await.unwrap(), Some(60_000));
         assert_eq!(handle.lease_renew(LeaseId(9)).await.unwrap(), None);
         let mut look = looks();
         while lease::ttl_ms(&handle.read_view().view, LeaseId(7)).is_some() {
             look.tick().await;
         }
-        assert_eq!(handle.lease_list().await.unwrap(), [LeaseId(8)]);
+        assert_eq!(handle.leases_by_time().unwrap(), [LeaseId(8)]);
         let revoke = |id| command::Kind::LeaseRevoke(LeaseRevoke { id, expired: false });
         let again = handle.propose(revoke(7), Bytes::new()).await;
         assert_eq!(again.map(|_| ()), Err(Error::LeaseNotFound));
