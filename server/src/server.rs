@@ -236,20 +236,23 @@ impl Server {
                 failure = members::emptied(peers) => Err(failure),
             }
         }))?;
-        self.stopping.send_replace(true);
-        shut_down(front, self.node, self.peers, joins, ends)
+        shut_down(front, self.node, self.peers, self.stopping, joins, ends)
     }
 }
 
-/// Takes the member down, from the clients inwards; a second signal does not wait for it.
+/// Takes the member down, from the clients inwards; a second signal does not wait for it. A leader lets another member
+/// lead first, while its clients are still served: they notice nothing but a moment's wait.
 fn shut_down(
     front: runtime::Runtime,
     node: Node,
     peers: Peers,
+    stopping: watch::Sender<bool>,
     workers: Vec<thread::JoinHandle<()>>,
     mut ends: Ends,
 ) -> Result<(), Failure> {
     let stopped = thread::spawn(move || {
+        node.hand_over();
+        stopping.send_replace(true);
         let panicked = workers.into_iter().filter_map(|worker| worker.join().err()).count();
         node.stop();
         // What the node sent last was queued; the others learn nothing by an end that comes sooner.

@@ -38,15 +38,17 @@ pub(super) async fn revoke(api: &Api, message: Bytes, idempotency: Bytes) -> Res
 
 pub(super) async fn time_to_live(api: &Api, message: Bytes) -> Result<Bytes, Status> {
     let request: pb::LeaseTimeToLiveRequest = frame::decode(message)?;
-    let view = api.handle.linearizable().await?;
+    let id = LeaseId(request.id);
+    let lease = api.handle.lease_remaining(id).await?;
+    // The leader has applied what it tells of; this member may have to catch up before it knows the keys.
+    let view = if request.keys { api.handle.linearizable().await? } else { api.handle.read_view() };
     let mut response = pb::LeaseTimeToLiveResponse {
         header: Some(api.header(view.position.revision, api.handle.status().term)),
         id: request.id,
         ttl: -1,
         ..Default::default()
     };
-    let id = LeaseId(request.id);
-    if let Some(lease) = api.handle.lease_remaining(id).await? {
+    if let Some(lease) = lease {
         response.ttl = lease.remaining_ms / 1000;
         response.granted_ttl = lease.granted_ms / 1000;
         if request.keys {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use super::{Http, plain, reply};
+use crate::error::Error;
 
 /// One thing that is checked under `/livez` or `/readyz`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,8 @@ impl Http {
             // No alarms are raised in this version.
             Check::DataCorruption => Ok(()),
             Check::SerializableRead => self.read(true).await.map_err(|error| error.to_string()),
+            // Without a leader the read would wait for one, longer than a probe waits.
+            Check::LinearizableRead if self.handle.status().leader.is_none() => Err(Error::NoLeader.to_string()),
             Check::LinearizableRead => self.read(false).await.map_err(|error| error.to_string()),
             Check::NonLearner if self.handle.status().learner => Err("not supported for learner".to_owned()),
             Check::NonLearner => Ok(()),
