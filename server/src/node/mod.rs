@@ -71,6 +71,7 @@ mod install;
 mod staging;
 
 mod mailbox;
+mod pipe;
 mod queue;
 mod shared;
 mod stats;
@@ -115,6 +116,7 @@ pub use self::{
     lease_desk::{Asked, LeaseDesk, Told},
     mailbox::Ticket,
     message::{Aside, Forward, LeaseAnswer, LeaseAsk, LeaseTime, Message, MessageKind},
+    pipe::{Giving, Pipe, Taking, pipe},
     reclaim::give_back,
     recovery::{Mismatch, StateFacts, fit, install_due, may_bootstrap},
     shared::Identity,

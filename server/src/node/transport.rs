@@ -8,6 +8,8 @@
 //! from pipelining to probing. Proposals that a lane did not take, or that waited in it when its connection ended, were
 //! certainly not sent: they go back to the driver as if their leader had refused them, which makes them again.
 //!
+//! Archives have connections of their own, one for each transfer: see `pipe`.
+//!
 //! Inwards [`Transport::deliver`] queues for the raft thread, bounded by `MAX_MESSAGES`; before raft runs everything is
 //! dropped.
 
@@ -22,10 +24,11 @@ use std::{
     },
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use super::{
     message::{Message, MessageKind},
+    pipe::{Giving, Taking, WAITING_PIPES, pipe},
     proposals::refusal,
     queue::Queue,
     raft_thread::{Event, MAX_MESSAGES},
@@ -213,6 +216,29 @@ struct Inner {
     outboxes: RwLock<BTreeMap<MemberId, Arc<Outbox>>>,
     running: AtomicBool,
     last: AtomicU64,
+    /// To other members: from node to `peer`.
+    outgoing: Pipes<Taking>,
+    /// From other members: from `peer` to node.
+    incoming: Pipes<Taking>,
+}
+
+/// Pipes on their way between the two rooms.
+#[derive(Debug)]
+struct Pipes<End> {
+    put: mpsc::Sender<End>,
+    /// There is one taker; the lock is for the type.
+    take: Mutex<Option<mpsc::Receiver<End>>>,
+}
+
+impl<End> Pipes<End> {
+    fn new() -> Self {
+        let (put, take) = mpsc::channel(WAITING_PIPES);
+        Self { put, take: Mutex::new(Some(take)) }
+    }
+
+    fn taker(&self) -> Option<mpsc::Receiver<End>> {
+        self.take.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// See the top of this file. Clones are doors to the same queues.
@@ -227,6 +253,8 @@ impl Transport {
             outboxes: RwLock::default(),
             running: AtomicBool::new(false),
             last: AtomicU64::new(last.0),
+            outgoing: Pipes::new(),
+            incoming: Pipes::new(),
         }))
     }
 
@@ -329,5 +357,59 @@ impl Transport {
         if self.0.running.load(Acquire) {
             self.0.events.offer(Event::PeerOffers { member, last }, MAX_MESSAGES);
         }
+    }
+
+    /// For node: a connection on which to send an archive to a member. Whether it can be reached is found out by using it.
+    /// None: too many are waiting.
+    #[must_use]
+    pub fn open_pipe(&self, to: MemberId) -> Option<Giving> {
+        let (mine, theirs) = pipe(to);
+        self.0.outgoing.put.try_send(theirs).ok().map(|()| mine)
+    }
+
+    /// For the room `peer`: the pipes that node opens. The first who asks gets them.
+    #[must_use]
+    pub fn opened_pipes(&self) -> Option<mpsc::Receiver<Taking>> {
+        self.0.outgoing.taker()
+    }
+
+    /// For the room `peer`: a member that was let in has connected to send an archive. None: node takes no more.
+    #[must_use]
+    pub fn accept_pipe(&self, from: MemberId) -> Option<Giving> {
+        let (mine, theirs) = pipe(from);
+        (self.0.running.load(Acquire) && self.0.incoming.put.try_send(theirs).is_ok()).then_some(mine)
+    }
+
+    /// For node: the pipes on which archives come. The first who asks gets them.
+    #[must_use]
+    pub fn accepted_pipes(&self) -> Option<mpsc::Receiver<Taking>> {
+        self.0.incoming.taker()
+    }
+}
+
+/// What the tests of the room `peer` do in raft's place.
+#[cfg(test)]
+impl Transport {
+    pub(crate) fn in_test(last: LogIndex) -> Self {
+        let transport = Self::new(last);
+        transport.set_running();
+        transport
+    }
+
+    pub(crate) fn put(&self, messages: Vec<Message>) {
+        self.send(messages);
+    }
+
+    /// What came until now, in words.
+    pub(crate) fn came(&self) -> Vec<String> {
+        let mut events = Vec::new();
+        let _ = self.0.events.take(&mut events, Some(std::time::Duration::from_millis(5)));
+        let word = |event| match event {
+            Event::Message(message) => format!("{:?} {} from {}", message.kind, message.index, message.from),
+            Event::Unreachable(member) => format!("{member} is unreachable"),
+            Event::PeerOffers { member, last } => format!("{member} offers {last}"),
+            other => format!("{other:?}"),
+        };
+        events.into_iter().map(word).collect()
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    MAX_INBOUND,
+    MAX_INBOUND, archive,
     convert::{self, may_come_from},
     gate::{Admitted, Closed},
     hello::{self, Purpose, Refusal},
@@ -143,6 +143,9 @@ impl Inbound {
 
     /// Hands on what comes in until the connection ends.
     async fn receive(&mut self, shell: &Shell, from: Admitted, purpose: Purpose) -> Result<(), WireError> {
+        if purpose == Purpose::Archive {
+            return archive::take(shell, from, &mut self.reader, &mut self.write).await;
+        }
         let outbox = shell.transport.outbox(from.member());
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -153,7 +156,7 @@ impl Inbound {
                 frame = self.reader.frame() => {
                     let mut next = Some(frame?);
                     while let Some(frame) = next {
-                        self.take(frame, shell, from, purpose, &mut messages)?;
+                        self.take(frame, shell, from, &mut messages)?;
                         next = self.reader.ready_frame()?;
                     }
                     if !messages.is_empty() {
@@ -180,11 +183,10 @@ impl Inbound {
         frame: frame::Kind,
         shell: &Shell,
         from: Admitted,
-        purpose: Purpose,
         messages: &mut Vec<Message>,
     ) -> Result<(), WireError> {
         match frame {
-            frame::Kind::Messages(batch) if purpose != Purpose::Archive => {
+            frame::Kind::Messages(batch) => {
                 for message in batch.messages {
                     let message =
                         convert::message_in(message).ok_or(WireError::Unexpected("an unknown kind of message"))?;

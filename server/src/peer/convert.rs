@@ -1,13 +1,13 @@
 //! Between node's messages and those of the wire: by moves, entries' data shared with what was read.
 
-use conclave_proto::conclave::peer::v1 as pb;
+use conclave_proto::conclave::peer::v1::{self as pb, archive_answer::State, frame};
 
 use crate::{
     node::{
         Aside, Forward, LeaseAnswer, LeaseAsk, LeaseTime, Message, MessageKind, Ticket,
         log::{EntryKind, LogEntry},
     },
-    snapshot::ArchiveMeta,
+    snapshot::{ArchiveMeta, Chunk, Refusal, ToReceiver, ToSender},
     types::{ClusterId, LeaseId, LogIndex, MemberId, Revision, Term},
 };
 
@@ -157,4 +157,50 @@ fn entry_in(entry: pb::Entry) -> Option<LogEntry> {
 /// Whether a message may come from a member at the other end of a connection: everybody speaks for itself.
 pub(super) fn may_come_from(message: &Message, speaker: MemberId, me: MemberId) -> bool {
     message.to == me && message.from == speaker
+}
+
+/// From who has an archive.
+pub(super) fn to_receiver_out(frame: ToReceiver) -> frame::Kind {
+    match frame {
+        ToReceiver::Begin(meta) => frame::Kind::ArchiveBegin(pb::ArchiveBegin { meta: Some(archive_out(meta)) }),
+        ToReceiver::Chunk(Chunk { number, bytes, last }) => {
+            frame::Kind::ArchiveChunk(pb::ArchiveChunk { number, last, data: bytes })
+        }
+    }
+}
+
+/// None: not of an archive, or not whole.
+pub(super) fn to_receiver_in(frame: frame::Kind) -> Option<ToReceiver> {
+    match frame {
+        frame::Kind::ArchiveBegin(begin) => begin.meta.map(|meta| ToReceiver::Begin(archive_in(meta))),
+        frame::Kind::ArchiveChunk(pb::ArchiveChunk { number, last, data: bytes }) => {
+            Some(ToReceiver::Chunk(Chunk { number, bytes, last }))
+        }
+        _ => None,
+    }
+}
+
+/// From who wants one.
+pub(super) fn to_sender_out(answer: ToSender) -> frame::Kind {
+    let (state, have) = match answer {
+        ToSender::Have(have) => (State::Have, have),
+        ToSender::Staged => (State::Staged, 0),
+        ToSender::Refused(Refusal::Busy) => (State::Busy, 0),
+        ToSender::Refused(Refusal::Unwanted) => (State::Unwanted, 0),
+        ToSender::Refused(Refusal::NoSpace) => (State::NoSpace, 0),
+        ToSender::Refused(Refusal::Broken) => (State::Broken, 0),
+    };
+    frame::Kind::ArchiveAnswer(pb::ArchiveAnswer { state: state.into(), have })
+}
+
+/// None: of a kind that does not exist.
+pub(super) fn to_sender_in(answer: &pb::ArchiveAnswer) -> Option<ToSender> {
+    Some(match State::try_from(answer.state).ok()? {
+        State::Have => ToSender::Have(answer.have),
+        State::Staged => ToSender::Staged,
+        State::Busy => ToSender::Refused(Refusal::Busy),
+        State::Unwanted => ToSender::Refused(Refusal::Unwanted),
+        State::NoSpace => ToSender::Refused(Refusal::NoSpace),
+        State::Broken => ToSender::Refused(Refusal::Broken),
+    })
 }

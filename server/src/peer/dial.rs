@@ -53,7 +53,7 @@ pub(super) struct Target {
 
 /// Why a connection could not be made, or ended.
 #[derive(Debug, thiserror::Error)]
-enum DialError {
+pub(super) enum DialError {
     #[error("{0}")]
     Address(String),
     #[error("cannot connect to {url}: {source}")]
@@ -102,11 +102,11 @@ async fn connect_and_send(
     outbox: &Arc<Outbox>,
     said: &mut String,
 ) -> Result<(), DialError> {
-    let stream = connect(url).await?;
-    let (read, mut write) = stream.into_split();
-    let mut reader = Reader::new(read);
-    let greeting = greet(shell, target, lane, &mut reader, &mut write);
-    tokio::time::timeout(HELLO_TIMEOUT, greeting).await.map_err(|_| WireError::Silence)??;
+    let purpose = match lane {
+        Lane::Control => Purpose::Control,
+        Lane::Append => Purpose::Append,
+    };
+    let (mut reader, mut write) = open(shell, target, url, purpose).await?;
     let member = format_args!("{:x}", target.member.0);
     tracing::info!(target: "conclave", %member, url, ?lane, "connected to a member");
     said.clear();
@@ -118,6 +118,21 @@ async fn connect_and_send(
         outcome = listen(&open, &mut reader, &pinged) => outcome?,
     }
     Ok(())
+}
+
+/// A connection on which both ends have let each other in.
+pub(super) async fn open(
+    shell: &Shell,
+    target: &Target,
+    url: &str,
+    purpose: Purpose,
+) -> Result<(Reader<OwnedReadHalf>, OwnedWriteHalf), DialError> {
+    let stream = connect(url).await?;
+    let (read, mut write) = stream.into_split();
+    let mut reader = Reader::new(read);
+    let greeting = greet(shell, target, purpose, &mut reader, &mut write);
+    tokio::time::timeout(HELLO_TIMEOUT, greeting).await.map_err(|_| WireError::Silence)??;
+    Ok((reader, write))
 }
 
 /// An open lane; closed when it is dropped, whatever ended it.
@@ -151,15 +166,11 @@ async fn connect(url: &str) -> Result<TcpStream, DialError> {
 async fn greet(
     shell: &Shell,
     target: &Target,
-    lane: Lane,
+    purpose: Purpose,
     reader: &mut Reader<OwnedReadHalf>,
     write: &mut OwnedWriteHalf,
 ) -> Result<(), DialError> {
     let me = *shell.gate.me();
-    let purpose = match lane {
-        Lane::Control => Purpose::Control,
-        Lane::Append => Purpose::Append,
-    };
     let mut out = BytesMut::from(&MAGIC[..]);
     wire::put(&mut out, &hello::hello(&me, target.member, purpose, shell.transport.last()));
     write.write_all(&out).await.map_err(WireError::from)?;

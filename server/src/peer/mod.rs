@@ -31,6 +31,8 @@
 //! ends. What was queued is then dropped, raft is told that the member is unreachable, and dialling begins again after a
 //! pause that doubles up to a second, or at once when the other member shows itself by dialling here.
 //!
+//! An archive has a connection of its own for each transfer, which `archive` joins to a pipe of node's.
+//!
 //! # Not here
 //! What the messages mean (`node`), TLS, and HTTP on the peer port: connections that do not begin with our magic byte are
 //! handed to whoever serves HTTP.
@@ -45,8 +47,10 @@ mod wire;
 
 mod gate;
 
-mod accept;
+mod archive;
 mod dial;
+
+mod accept;
 mod start;
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    accept, dial,
+    accept, archive, dial,
     gate::{Gate, Greeted, Greetings},
     hello::{Me, Purpose, Refusal},
 };
@@ -204,11 +204,15 @@ impl Peers {
                         Err(error) => tracing::error!(target: "conclave", %error, "cannot listen for members"),
                     }
                 }
-                for (member, urls) in config.others {
+                let targets = config.others.into_iter().map(|(member, urls)| dial::Target { member, urls });
+                let targets: Rc<Vec<_>> = Rc::new(targets.collect());
+                for target in targets.iter() {
                     for lane in Lane::ALL {
-                        let target = dial::Target { member, urls: urls.clone() };
-                        tokio::task::spawn_local(dial::dial(Rc::clone(&shell), target, lane));
+                        tokio::task::spawn_local(dial::dial(Rc::clone(&shell), target.clone(), lane));
                     }
+                }
+                if let Some(opened) = shell.transport.opened_pipes() {
+                    tokio::task::spawn_local(archive::connect_all(Rc::clone(&shell), opened, targets));
                 }
                 // An error means that nobody is left who could ask for the end.
                 let _ = stopped.wait_for(|stop| *stop).await;

@@ -2,3 +2,4 @@
 
 mod frames;
 mod hello;
+mod sockets;
