@@ -279,8 +279,30 @@ async fn a_bad_network() -> Result<()> {
     for url in cluster.urls() {
         acknowledged.check(&url, "w/").await?;
     }
+    // What was damaged on its way was found out, and is counted under etcd's names.
+    let sum = |name: &str| -> Result<u64> {
+        let mut sum = 0;
+        for member in &cluster.members {
+            let page = http_get(member.client, "/metrics")?;
+            let lines = page.lines().filter(|line| line.starts_with(name));
+            sum += lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>();
+        }
+        Ok(sum)
+    };
+    assert!(sum("etcd_network_peer_received_failures_total{")? > 0);
+    assert!(sum("etcd_network_peer_sent_bytes_total{")? > 10_000);
+    assert!(sum("etcd_network_peer_round_trip_time_seconds_count{")? > 0);
+    assert!(sum("etcd_network_disconnected_peers_total{")? > 0);
     println!("longest gap {:?}", acknowledged.longest_gap);
     Ok(())
+}
+
+fn http_get(address: std::net::SocketAddr, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// What strangers send to the peer port ends their connection and nothing else.
@@ -326,10 +348,7 @@ async fn garbage_on_the_peer_port() -> Result<()> {
             assert!(answer.is_empty() || answer.starts_with(magic), "{case:?} got {answer:?}");
         }
         // HTTP on the same port is what it was.
-        let mut stream = TcpStream::connect(member.peer)?;
-        stream.write_all(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
+        let answer = http_get(member.peer, "/version")?;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"etcdserver\":\"3.7"), "{answer}");
         put(&member.url(), "a", "b").await?;
     }

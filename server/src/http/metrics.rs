@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::{Checks, Shared, health::PROBES};
 use crate::{
     metrics::{self, Kind, Text},
-    node::{BUCKETS_US, Handle},
+    node::{BUCKETS_US, Handle, ROUND_TRIPS_US, Traffic},
 };
 
 /// A gRPC method as go-grpc-prometheus labels it.
@@ -41,6 +41,7 @@ pub(super) fn render(handle: &Handle, shared: &Shared) -> String {
     let mut text = Text::new();
     member(&mut text, handle, shared);
     consensus(&mut text, handle);
+    peers(&mut text, handle);
     store(&mut text, handle, shared);
     health(&mut text, &shared.health);
     calls(&mut text, shared);
@@ -126,12 +127,62 @@ fn consensus(text: &mut Text, handle: &Handle) {
     let (counts, sum_us) = stats.log_syncs.read();
     let help = "The latency distributions of fsync called by WAL.";
     text.family("etcd_disk_wal_fsync_duration_seconds", Kind::Histogram, help);
-    text.histogram(&bounds, &counts, seconds(sum_us));
+    text.histogram(&[], &bounds, &counts, seconds(sum_us));
     // etcd's commits of its backend are Conclave's flushes of all families: rarer and larger, so under a name of its own.
     let (counts, sum_us) = stats.flushes.read();
     let help = "How long it took to make everything applied durable in the store.";
     text.family("conclave_store_flush_duration_seconds", Kind::Histogram, help);
-    text.histogram(&bounds, &counts, seconds(sum_us));
+    text.histogram(&[], &bounds, &counts, seconds(sum_us));
+}
+
+/// What goes on between this member and the others, as far as it is one of several.
+fn peers(text: &mut Text, handle: &Handle) {
+    let local = format!("{:x}", handle.status().member.0);
+    let all: Vec<_> =
+        handle.stats().traffic().into_iter().map(|(id, traffic)| (format!("{:x}", id.0), traffic)).collect();
+    if all.is_empty() {
+        return;
+    }
+    type Value = fn(&Traffic) -> &AtomicU64;
+    let counters: [(&str, &str, &str, Value); 4] = [
+        ("etcd_network_peer_sent_bytes_total", "The total number of bytes sent to peers.", "To", |t| &t.sent_bytes),
+        ("etcd_network_peer_received_bytes_total", "The total number of bytes received from peers.", "From", |t| {
+            &t.received_bytes
+        }),
+        ("etcd_network_peer_sent_failures_total", "The total number of send failures to peers.", "To", |t| {
+            &t.send_failures
+        }),
+        (
+            "etcd_network_peer_received_failures_total",
+            "The total number of receive failures from peers.",
+            "From",
+            |t| &t.receive_failures,
+        ),
+    ];
+    for (name, help, label, value) in counters {
+        text.family(name, Kind::Counter, help);
+        for (id, traffic) in &all {
+            text.sample(&[(label, id)], value(traffic).load(Relaxed));
+        }
+    }
+    let help = "Round-Trip-Time histogram between peers";
+    text.family("etcd_network_peer_round_trip_time_seconds", Kind::Histogram, help);
+    for (id, traffic) in &all {
+        let (counts, sum_us) = traffic.round_trips();
+        text.histogram(&[("To", id)], &ROUND_TRIPS_US.map(seconds), &counts, seconds(sum_us));
+    }
+    text.family("etcd_network_known_peers", Kind::Gauge, "The current number of known peers.");
+    for (id, _) in &all {
+        text.sample(&[("Local", &local), ("Remote", id)], 1);
+    }
+    text.family("etcd_network_active_peers", Kind::Gauge, "The current number of active peer connections.");
+    for (id, traffic) in &all {
+        text.sample(&[("Local", &local), ("Remote", id)], u64::from(traffic.connected.load(Relaxed) > 0));
+    }
+    text.family("etcd_network_disconnected_peers_total", Kind::Counter, "The total number of disconnected peers.");
+    for (id, traffic) in &all {
+        text.sample(&[("Local", &local), ("Remote", id)], traffic.disconnects.load(Relaxed));
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds over years, shown as seconds")]

@@ -8,14 +8,17 @@ fn text_format() {
     text.family("b", Kind::Gauge, "Some b.");
     text.sample(&[("x", "1"), ("y", "q\"\\\n")], 0.5);
     text.family("c_seconds", Kind::Histogram, "How long.");
-    text.histogram(&[0.001, 0.002], &[1, 2, 4], 0.25);
+    text.histogram(&[], &[0.001, 0.002], &[1, 2, 4], 0.25);
+    text.histogram(&[("To", "a")], &[1.0], &[1, 0], 0.5);
     assert_eq!(
         text.finish(),
         "# HELP a_total All a.\n# TYPE a_total counter\na_total 7\n\
          # HELP b Some b.\n# TYPE b gauge\nb{x=\"1\",y=\"q\\\"\\\\\\n\"} 0.5\n\
          # HELP c_seconds How long.\n# TYPE c_seconds histogram\n\
          c_seconds_bucket{le=\"0.001\"} 1\nc_seconds_bucket{le=\"0.002\"} 3\nc_seconds_bucket{le=\"+Inf\"} 7\n\
-         c_seconds_sum 0.25\nc_seconds_count 7\n"
+         c_seconds_sum 0.25\nc_seconds_count 7\n\
+         c_seconds_bucket{To=\"a\",le=\"1\"} 1\nc_seconds_bucket{To=\"a\",le=\"+Inf\"} 1\n\
+         c_seconds_sum{To=\"a\"} 0.5\nc_seconds_count{To=\"a\"} 1\n"
     );
 }
 

@@ -44,17 +44,17 @@ impl Text {
     }
 
     /// One histogram: its upper bounds with the counts *in* each bucket (not yet summed up), then what is above all.
-    pub fn histogram(&mut self, bounds: &[f64], counts: &[u64], sum: f64) {
+    pub fn histogram(&mut self, labels: &[(&str, &str)], bounds: &[f64], counts: &[u64], sum: f64) {
         assert_eq!(bounds.len() + 1, counts.len(), "one bucket more than bounds: the one above all");
         let mut total = 0;
         for (bound, count) in bounds.iter().zip(counts) {
             total += count;
-            self.line("_bucket", &[("le", &bound.to_string())], total);
+            self.line("_bucket", &[labels, &[("le", &bound.to_string())]].concat(), total);
         }
         total += counts[bounds.len()];
-        self.line("_bucket", &[("le", "+Inf")], total);
-        self.line("_sum", &[], sum);
-        self.line("_count", &[], total);
+        self.line("_bucket", &[labels, &[("le", "+Inf")]].concat(), total);
+        self.line("_sum", labels, sum);
+        self.line("_count", labels, total);
     }
 
     #[must_use]

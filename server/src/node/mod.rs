@@ -122,9 +122,9 @@ pub use self::{
     shared::Identity,
     staging::{Session, Staging, StagingFailed},
     start::{EXIT_IDENTITY, InitialMember, Mode, Node, NodeConfig, Prepared, StartError},
-    stats::{BUCKETS_US, Histogram, Stats},
+    stats::{BUCKETS_US, Histogram, ROUND_TRIPS_US, Stats, Traffic},
     thread::{EXIT_STATE, spawn},
-    transport::{Lane, Outbox, Traffic, Transport},
+    transport::{Lane, Outbox, Transport},
 };
 
 /// What a proposal came to.

@@ -32,7 +32,7 @@ use super::{
     proposals::refusal,
     queue::Queue,
     raft_thread::{Event, MAX_MESSAGES},
-    stats::Stats,
+    stats::{Stats, Traffic},
 };
 use crate::types::{LogIndex, MemberId};
 
@@ -66,26 +66,11 @@ impl Lane {
     }
 }
 
-/// What went over the wire to and from one member; numbers only rise.
-#[derive(Debug, Default)]
-pub struct Traffic {
-    pub sent_bytes: AtomicU64,
-    pub received_bytes: AtomicU64,
-    /// Messages that were dropped instead of sent.
-    pub send_failures: AtomicU64,
-    /// Connections from that member that ended for what came in.
-    pub receive_failures: AtomicU64,
-    /// Round trip of the last ping, in microseconds; 0 before the first.
-    pub round_trip_us: AtomicU64,
-    /// Lanes that are connected.
-    pub connected: AtomicU64,
-}
-
 /// What waits for one member.
 #[derive(Debug)]
 pub struct Outbox {
     member: MemberId,
-    pub traffic: Traffic,
+    pub traffic: Arc<Traffic>,
     lanes: [Waiting; 2],
 }
 
@@ -133,8 +118,8 @@ fn size(message: &Message) -> usize {
 }
 
 impl Outbox {
-    fn new(member: MemberId) -> Self {
-        Self { member, traffic: Traffic::default(), lanes: Default::default() }
+    fn new(member: MemberId, traffic: Arc<Traffic>) -> Self {
+        Self { member, traffic, lanes: Default::default() }
     }
 
     #[must_use]
@@ -286,14 +271,8 @@ impl Transport {
     #[must_use]
     pub fn outbox(&self, member: MemberId) -> Arc<Outbox> {
         let mut outboxes = self.0.outboxes.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(outboxes.entry(member).or_insert_with(|| Arc::new(Outbox::new(member))))
-    }
-
-    /// All outboxes there are, by member.
-    #[must_use]
-    pub fn outboxes(&self) -> Vec<Arc<Outbox>> {
-        let outboxes = self.0.outboxes.read().unwrap_or_else(PoisonError::into_inner);
-        outboxes.values().cloned().collect()
+        let made = || Arc::new(Outbox::new(member, self.0.stats.traffic_with(member)));
+        Arc::clone(outboxes.entry(member).or_insert_with(made))
     }
 
     pub(super) fn send(&self, messages: Vec<Message>) {
@@ -323,6 +302,7 @@ impl Transport {
             lost
         };
         outbox.traffic.connected.fetch_sub(1, Relaxed);
+        Stats::add(&outbox.traffic.disconnects, 1);
         self.lost(outbox, lost);
     }
 

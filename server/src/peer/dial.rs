@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -248,8 +248,7 @@ async fn listen(
                 frame::Kind::Pong(pong) => {
                     let (number, at) = pinged.get();
                     if pong.number == number {
-                        let us = u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX);
-                        open.outbox.traffic.round_trip_us.store(us.max(1), Relaxed);
+                        open.outbox.traffic.round_trip(at.elapsed());
                     }
                 }
                 _ => return Err(WireError::Unexpected("a frame that is no pong")),

@@ -43,6 +43,7 @@
 mod hello;
 
 mod convert;
+mod count;
 mod wire;
 
 mod gate;

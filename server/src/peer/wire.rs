@@ -13,7 +13,7 @@ use conclave_proto::conclave::peer::v1::{self as pb, frame};
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::convert;
+use super::{convert, count};
 use crate::node::{Message, MessageKind};
 
 /// First bytes of a connection between members. No HTTP request begins with the first of them.
@@ -28,6 +28,8 @@ const MAX_HELLO: usize = 1024;
 const READ_BYTES: usize = 64 << 10;
 /// Entries of one forwarded message: what a leader takes in one step may come in several, and a frame holds one at least.
 const SPLIT_BYTES: usize = 1 << 20;
+/// What an entry takes beside its data, so that empty ones are counted too.
+const ENTRY_BYTES: usize = 16;
 
 /// What ends a connection.
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +138,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 }
 
 fn kind(payload: Bytes) -> Result<frame::Kind, WireError> {
+    count::within_bounds(&payload)?;
     pb::Frame::decode(payload)?.kind.ok_or(WireError::Unexpected("a frame of no known kind"))
 }
 
@@ -183,7 +186,7 @@ fn split(message: Message) -> impl Iterator<Item = Message> {
         let mut bytes = 0;
         let end = message.entries.iter().position(|entry| {
             let over = bytes >= SPLIT_BYTES;
-            bytes += entry.data.len();
+            bytes += ENTRY_BYTES + entry.data.len();
             over
         });
         if let Some(end) = end

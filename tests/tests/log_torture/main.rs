@@ -11,7 +11,7 @@ use bench::{Bench, Op, Store, Tally};
 use bytes::Bytes;
 use conclave_server::{
     node::{
-        datadir::{Identity, read_identity, write_identity},
+        datadir::{Identity, KnownPeers, read_identity, write_identity},
         log::{EntryKind, HardState, LogBatch, LogEntry, LogOptions, OpenError},
     },
     types::{ClusterId, LogIndex, MemberId, Term},
@@ -474,6 +474,42 @@ fn what_a_failed_sync_left_readable_is_made_durable() {
         assert!(found.last.0 >= next + 2, "the log ends at {}, {} was promised", found.last, next + 2);
     }
     assert!(read_on > 0, "in no case was something readable that was not durable");
+}
+
+/// Whoever was let in before a crash is known after it, under the incarnation it had.
+#[test]
+fn crash_at_every_call_of_the_known_peers() {
+    let open = |disk: &SimDisk| KnownPeers::open(disk.folder("data")).unwrap();
+    let dry = SimDisk::new();
+    open(&dry).remember(MemberId(1), 11).unwrap();
+    let first = dry.calls();
+    open(&dry).remember(MemberId(2), 22).unwrap();
+    for call in 1..=dry.calls() {
+        for choice in 0..16 {
+            let mut rng = ChaCha8Rng::seed_from_u64(call * 16 + choice);
+            let disk = SimDisk::new();
+            disk.plan(call, Fault::Crash);
+            let remember = || -> std::io::Result<u64> {
+                let known = |_| std::io::Error::other("open");
+                KnownPeers::open(disk.folder("data")).map_err(known)?.remember(MemberId(1), 11)?;
+                let done = disk.calls();
+                KnownPeers::open(disk.folder("data")).map_err(known)?.remember(MemberId(2), 22)?;
+                Ok(done)
+            };
+            remember().unwrap_err();
+            disk.power_off(&mut |n| rng.random_range(0..n));
+            let mut after = open(&disk);
+            if call > first {
+                assert_eq!(after.get(MemberId(1)), Some(11), "call {call}: one that was let in is forgotten");
+            }
+            assert!(after.get(MemberId(1)).is_none_or(|known| known == 11));
+            assert!(after.get(MemberId(2)).is_none_or(|known| known == 22));
+            after.remember(MemberId(1), 11).unwrap();
+            after.remember(MemberId(3), 33).unwrap();
+            disk.power_off(&mut |n| rng.random_range(0..n));
+            assert_eq!((open(&disk).get(MemberId(1)), open(&disk).get(MemberId(3))), (Some(11), Some(33)));
+        }
+    }
 }
 
 #[test]

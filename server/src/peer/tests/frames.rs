@@ -264,3 +264,35 @@ fn nobody_speaks_for_others() {
         assert!(!may_come_from(&message, MemberId(3), MemberId(1)), "{kind:?}");
     }
 }
+
+/// A frame that would become a hundred times its size is not decoded; the smallest entries that a member may send are.
+#[test]
+fn frames_do_not_grow_in_memory() {
+    let framed = |payload: &[u8]| {
+        let head =
+            [u32::try_from(payload.len()).unwrap().to_le_bytes(), crc32c::crc32c(payload).to_le_bytes()].concat();
+        [&head, payload].concat()
+    };
+    let messages =
+        |messages| pb::Frame { kind: Some(frame::Kind::Messages(pb::Messages { messages })) }.encode_to_vec();
+    let bombs = [
+        messages(vec![pb::Message::default(); 1 << 19]),
+        messages(vec![pb::Message { entries: vec![pb::Entry::default(); 1 << 19], ..Default::default() }]),
+        messages(vec![pb::Message { entries: vec![pb::Entry::default(); 1 << 10], ..Default::default() }; 1 << 9]),
+    ];
+    for bomb in bombs {
+        assert!(matches!(read_all(framed(&bomb), 1).1, WireError::Unexpected("a frame of too many parts")));
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let empty = |index| LogEntry { index: LogIndex(index), term: Term(1), kind: EntryKind::Normal, data: Bytes::new() };
+    let many = Message { kind: MessageKind::Append, entries: (1..500_000).map(empty).collect(), ..message(&mut rng) };
+    let mut out = BytesMut::new();
+    wire::put_messages(&mut out, &mut vec![many]);
+    let (frames, end) = read_all(out, 1);
+    assert!(frames.len() > 3 && matches!(end, WireError::Closed), "{end:?}");
+    // What looks like a field inside of data is data.
+    let chunk = pb::ArchiveChunk { number: 1, last: false, data: Bytes::from(vec![0x0a; 1000]) };
+    let mut out = BytesMut::new();
+    wire::put_kind(&mut out, frame::Kind::ArchiveChunk(chunk.clone()));
+    assert_eq!(read_all(out, 1).0, [frame::Kind::ArchiveChunk(chunk)]);
+}

@@ -132,6 +132,7 @@ fn two_members() {
     let ordering = std::sync::atomic::Ordering::Relaxed;
     assert!(traffic(&a, 2).traffic.sent_bytes.load(ordering) > 3 << 20);
     assert_eq!(traffic(&a, 2).traffic.connected.load(ordering), 2);
+    assert!(traffic(&a, 2).traffic.round_trips().0.iter().sum::<u64>() > 0);
 
     // One goes: the other learns of it, and finds the one that comes in its place.
     let Room { peers, address, _folder: folder, .. } = b;
