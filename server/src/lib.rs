@@ -8,6 +8,7 @@ pub mod http;
 pub mod lease;
 pub mod members;
 pub mod metrics;
+pub mod mutants;
 pub mod mvcc;
 pub mod node;
 pub mod peer;

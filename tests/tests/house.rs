@@ -32,9 +32,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("tls", &[]),
     ("error", &[]),
+    ("mutants", &[]),
     ("types", &[]),
 ];
-const LEAVES: &[&str] = &["types", "error"];
+const LEAVES: &[&str] = &["types", "error", "mutants"];
 const SHELL: &[&str] = &["server", "api", "http", "peer", "node"];
 const SHELL_LEAVES: &[&str] = &["config", "metrics", "tls"];
 

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    mutants::{self, Mutant},
     snapshot::ArchiveMeta,
     types::{LogIndex, MemberId},
 };
@@ -303,7 +304,7 @@ impl<Io: LogIo> Driver<Io> {
                 }
             }
             Input::ProposeAsLeader(commands) => {
-                if self.core.standing().leading && !commands.is_empty() {
+                if (self.core.standing().leading || mutants::is(Mutant::StaleExpiry)) && !commands.is_empty() {
                     // A refusal needs no answer: whoever made them makes them again.
                     let _ = self.core.propose(commands.into_iter());
                 }
@@ -519,7 +520,8 @@ impl<Io: LogIo> Driver<Io> {
             self.term_begins = self.core.last_index();
         }
         effects.standing = now;
-        effects.local_reads_from = (now.leading && now.sole).then_some(self.term_begins);
+        effects.local_reads_from =
+            (now.leading && (now.sole || mutants::is(Mutant::ReadWithoutQuorum))).then_some(self.term_begins);
         now.leader != before.leader || now.term != before.term || now.term_committed != before.term_committed
     }
 
@@ -536,6 +538,9 @@ impl<Io: LogIo> Driver<Io> {
             self.accepted.begin(taken.number, archive.clone());
         }
         let mut held = taken.held;
+        if mutants::is(Mutant::VoteBeforePersist) {
+            effects.send.extend(held.extract_if(.., |message| message.kind == MessageKind::RequestVoteResponse));
+        }
         if !taken.must_sync {
             // Term, vote and log are as they were, so what promises none of them waits for no disk: a follower on a
             // slow disk still answers heartbeats.

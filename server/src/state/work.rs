@@ -11,6 +11,7 @@ use super::{
 use crate::{
     engine::{Batch, Engine, Key, MetaKey, View},
     lease,
+    mutants::{self, Mutant},
     mvcc::{Change, Changes, Deleted, KeyRange, Position},
     types::{LeaseId, LogIndex, Revision, Sub},
 };
@@ -64,6 +65,9 @@ impl Writer {
     pub(super) fn write(&mut self, settled: &Settled) {
         #[cfg(test)]
         self.die_when_told();
+        if mutants::is(Mutant::AppliedOutsideBatch) {
+            self.engine.write(std::mem::replace(&mut self.batch, Batch::new(self.view.clone())));
+        }
         self.batch.put(&Key::Meta(MetaKey::Applied), settled.encode());
         let full = std::mem::replace(&mut self.batch, Batch::new(self.view.clone()));
         self.engine.write(full);

@@ -10,7 +10,11 @@ use std::{
 };
 
 use super::{Input, Published, StreamId};
-use crate::{mvcc::Change, types::Revision};
+use crate::{
+    mutants::{self, Mutant},
+    mvcc::Change,
+    types::Revision,
+};
 
 /// What a change costs beside its bytes: two key-values of six fields each.
 const CHANGE_OVERHEAD: usize = size_of::<Change>();
@@ -92,7 +96,7 @@ impl Inbox {
                 if inner.publish_bytes + bytes <= self.max_publish_bytes {
                     inner.publish_bytes += bytes;
                     inner.queue.push_back(Arrival::Changes { revision, changes, bytes });
-                } else {
+                } else if !mutants::is(Mutant::EventLost) {
                     inner.miss(revision);
                 }
             }

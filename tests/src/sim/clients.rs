@@ -12,14 +12,14 @@ use conclave_proto::{
 use conclave_server::{
     error::Error,
     mvcc::{self, KeyRange, ReadView},
-    node::{Input, Proposal, Ticket},
+    node::{Input, LeaseAsk, LeaseTime, Proposal, Ticket},
     types::{LeaseId, MemberId, Revision},
 };
 use rand::RngExt;
 
 use super::{
     commands,
-    member::TIMEOUT_MS,
+    member::{TICKETS, TIMEOUT_MS},
     oracle::collect,
     schedule::{Task, Thread},
     seen::{Answer, Call, Op, PastRead, Renewed, Seen, Watch},
@@ -149,7 +149,7 @@ impl World {
 
     fn write(&mut self, client: usize, member: usize, mut write: Write) {
         write.attempts += 1;
-        let ticket = self.number();
+        let ticket = self.number() * TICKETS;
         self.note(format_args!("c{client} asks m{}: {} as {ticket}", member + 1, show(&write)));
         let running = self.machines[member].member.as_mut().expect("it serves");
         let (identity, term) = (running.identity, running.standing.term);
@@ -179,13 +179,20 @@ impl World {
 
     /// What needs the leader's word, unless this member may answer alone.
     fn ask_leader(&mut self, client: usize, member: usize, asked: Asked) {
-        let ticket = self.number();
+        let ticket = self.number() * TICKETS;
+        let ask = match &asked {
+            Asked::Renew { lease, .. } => Some(LeaseAsk { ticket: Ticket(ticket), id: *lease, renew: true }),
+            _ => None,
+        };
         self.wait(ticket, Pending { client, member, asked });
         let running = self.machines[member].member.as_mut().expect("it serves");
         if running.reads_are_local() {
             return self.complete(ticket);
         }
-        running.input(Input::Read(vec![Ticket(ticket)]));
+        running.input(match ask {
+            Some(ask) => Input::AskLeases(vec![ask]),
+            None => Input::Read(vec![Ticket(ticket)]),
+        });
         self.wake(member);
     }
 
@@ -218,18 +225,29 @@ impl World {
                 self.go_on(pending.client, true);
             }
             Asked::Renew { lease, called } => {
-                // As `Handle::with_expiry` goes on behind the round.
-                let leads = running.standing.leading;
+                // The sole voter asks nobody; `Handle::lease`.
                 let renewed = running.keeper.with(running.standing.term, |expiry| expiry.renew(lease, now_ms));
-                if let (true, Ok(Some(ttl_ms))) = (leads, renewed) {
-                    self.counts.leases_renewed += 1;
-                    self.note(format_args!("m{} renews lease {lease}", member + 1));
-                    self.see(&Seen::Renewed(Renewed { lease, ttl_ms, called }));
-                }
-                self.go_on(pending.client, leads);
+                self.renewed(pending.client, lease, renewed.ok().flatten(), called);
             }
             Asked::Write(_) => unreachable!("writes are answered by apply"),
         }
+    }
+
+    /// The leader has spoken about a lease.
+    pub(super) fn told(&mut self, ticket: Ticket, lease_time: Option<LeaseTime>) {
+        let Some(Pending { client, asked: Asked::Renew { lease, called }, .. }) = self.pending.remove(&ticket.0) else {
+            return;
+        };
+        self.renewed(client, lease, lease_time.map(|time| time.granted_ms), called);
+    }
+
+    fn renewed(&mut self, client: usize, lease: LeaseId, ttl_ms: Option<i64>, called: Vec<(MemberId, u64)>) {
+        if let Some(ttl_ms) = ttl_ms {
+            self.counts.leases_renewed += 1;
+            self.note(format_args!("c{client} renewed lease {lease}"));
+            self.see(&Seen::Renewed(Renewed { lease, ttl_ms, called }));
+        }
+        self.go_on(client, true);
     }
 
     pub(super) fn answer(&mut self, ticket: u64, answer: Answer) {

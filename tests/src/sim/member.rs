@@ -8,8 +8,8 @@ use conclave_server::{
     engine::Engine,
     members::Member as MemberRecord,
     node::{
-        self, ConfirmedReads, Driver, DriverConfig, Effects, Identity, Input, Keeper, Message, Persist, Standing,
-        StateFacts, Ticket,
+        self, ConfirmedReads, Driver, DriverConfig, Effects, Identity, Input, Keeper, LeaseDesk, LeaseTime, Message,
+        Persist, Standing, StateFacts, Ticket,
         log::{HardState, LogEntry, LogOptions, LogReader, LogStore, OpenError, Recovered},
     },
     state::{Applied, Events, State},
@@ -28,6 +28,8 @@ pub(super) const ELECTION_MS: u64 = 1_000;
 pub(super) const TIMEOUT_MS: u64 = 5_000 + 2 * ELECTION_MS;
 /// Entries kept in the log below what is flushed.
 const KEEP_ENTRIES: u64 = 20;
+/// Tickets of clients are multiples of this: the low byte is a runtime's number, and the lease desk has its own.
+pub(super) const TICKETS: u64 = 256;
 pub(super) const FOLDER: &str = "log";
 /// Segments so small that a short run fills several and cuts some.
 pub(super) const LOG: LogOptions = LogOptions { segment_bytes: 32 << 10, log_id: 7, must_exist: false };
@@ -49,6 +51,7 @@ pub(super) struct Member {
     hub: Hub,
     pub(super) inbox: Inbox,
     pub(super) keeper: Keeper,
+    desk: LeaseDesk,
     inputs: Vec<Input>,
     to_log: VecDeque<Persist>,
     to_apply: VecDeque<ApplyItem>,
@@ -58,6 +61,8 @@ pub(super) struct Member {
     /// What the driver was told of.
     told_applied: LogIndex,
     more: bool,
+    /// Ticks that are due.
+    pub(super) ticks: u64,
     next_look_ms: u64,
     dropped: Revision,
     cut: LogIndex,
@@ -86,6 +91,8 @@ pub(super) struct RaftTurn {
     pub(super) ready: Vec<Ticket>,
     pub(super) confirmed: u64,
     pub(super) rejected: Vec<(Ticket, conclave_server::error::Error)>,
+    /// What is known of leases that were asked about.
+    pub(super) told: Vec<(Ticket, Option<LeaseTime>)>,
 }
 
 /// What a turn of the apply thread did.
@@ -146,6 +153,7 @@ impl Member {
             hub,
             inbox: Inbox::new(256, 4_000),
             keeper: Keeper::new(ELECTION_MS),
+            desk: LeaseDesk::default(),
             inputs: Vec::new(),
             to_log: VecDeque::new(),
             to_apply: VecDeque::new(),
@@ -155,6 +163,7 @@ impl Member {
             told_applied: start.applied,
             // The raft thread drives once before it waits.
             more: true,
+            ticks: 0,
             next_look_ms: 0,
             dropped: Revision::NEVER,
             cut: LogIndex(0),
@@ -167,7 +176,7 @@ impl Member {
     }
 
     pub(super) fn raft_waits(&self) -> bool {
-        self.more || !self.inputs.is_empty()
+        self.more || self.ticks > 0 || !self.inputs.is_empty()
     }
 
     pub(super) fn log_waits(&self) -> usize {
@@ -183,8 +192,14 @@ impl Member {
     }
 
     /// The clock of the raft thread: ticks that are due, and now and then what the member proposes itself.
-    pub(super) fn tick(&mut self, ticks: u64, now_ms: u64, encode: impl Fn(Identity, Term, Kind) -> bytes::Bytes) {
-        self.inputs.extend((0..ticks).map(|_| Input::Tick));
+    fn periodic(
+        &mut self,
+        now_ms: u64,
+        inputs: &mut Vec<Input>,
+        encode: impl Fn(Identity, Term, Kind) -> bytes::Bytes,
+    ) {
+        let ticks = std::mem::take(&mut self.ticks);
+        inputs.extend((0..ticks).map(|_| Input::Tick));
         if ticks == 0 || now_ms < self.next_look_ms {
             return;
         }
@@ -195,7 +210,7 @@ impl Member {
             let expired: Vec<_> = self.keeper.expired(term, now_ms);
             if !expired.is_empty() {
                 let commands = expired.into_iter().map(|kind| encode(self.identity, term, kind)).collect();
-                self.inputs.push(Input::ProposeAsLeader(commands));
+                inputs.push(Input::ProposeAsLeader(commands));
             }
         }
     }
@@ -203,16 +218,17 @@ impl Member {
     /// The raft thread: all inputs that wait, one drive, effects in the order that `drive` demands.
     pub(super) fn raft_turn(&mut self, now_ms: u64) -> RaftTurn {
         let mut inputs = std::mem::take(&mut self.inputs);
+        self.periodic(now_ms, &mut inputs, encode_own);
         let applied = self.state.applied().0;
         if applied > self.told_applied {
             self.told_applied = applied;
             inputs.push(Input::Applied(applied));
         }
         let effects = self.driver.drive(now_ms, inputs);
-        self.carry_out(effects)
+        self.carry_out(effects, now_ms)
     }
 
-    fn carry_out(&mut self, effects: Effects) -> RaftTurn {
+    fn carry_out(&mut self, effects: Effects, now_ms: u64) -> RaftTurn {
         let mut turn = RaftTurn::default();
         self.more = effects.more;
         let before = std::mem::replace(&mut self.standing, effects.standing);
@@ -226,6 +242,7 @@ impl Member {
                 ApplyItem::Demoted
             });
         }
+        self.desk.take(&self.keeper, effects.standing.term, now_ms, effects.asked);
         turn.sent = effects.send;
         if let Some(persist) = effects.persist {
             turn.logged = persist.batch.entries.iter().map(slot).collect();
@@ -239,11 +256,23 @@ impl Member {
             if self.state.applied().0 < reads.index {
                 self.read_waits.push(reads);
             } else {
-                turn.ready = reads.tickets;
+                turn.ready = self.deliver(reads.tickets, now_ms);
             }
         }
+        self.desk.forget(effects.lapsed);
+        turn.told = effects.told;
         turn.rejected = effects.rejected;
         turn
+    }
+
+    /// Where reads wait that may be answered: those of the lease desk have answers for others.
+    fn deliver(&mut self, ready: Vec<Ticket>, now_ms: u64) -> Vec<Ticket> {
+        let (desk, clients): (Vec<_>, Vec<_>) = ready.into_iter().partition(|ticket| ticket.0 % TICKETS != 0);
+        let told = self.desk.confirmed(&self.keeper, now_ms, desk);
+        if !told.is_empty() {
+            self.inputs.push(Input::Told(told));
+        }
+        clients
     }
 
     /// The log thread: merges the first `count` batches into one sync. Returns what was held back for it.
@@ -306,7 +335,7 @@ impl Member {
         }
         self.keeper.follow(applied.iter().flat_map(|one| one.effects.leases.iter().copied()), now_ms);
         let index = self.state.applied().0;
-        let ready = &mut turn.ready;
+        let mut ready = Vec::new();
         self.read_waits.retain_mut(|reads| {
             let waits = reads.index > index;
             if !waits {
@@ -314,6 +343,7 @@ impl Member {
             }
             waits
         });
+        turn.ready.extend(self.deliver(ready, now_ms));
         turn.applied.extend(entries.into_iter().zip(applied));
     }
 
@@ -346,6 +376,10 @@ impl Member {
     pub(super) fn leases(&self) -> usize {
         conclave_server::lease::all(&self.state.read_view().view).len()
     }
+}
+
+fn encode_own(identity: Identity, term: Term, kind: Kind) -> bytes::Bytes {
+    super::turns::encode(identity, Ticket(0), term, bytes::Bytes::new(), kind)
 }
 
 fn facts(state: &State) -> StateFacts {

@@ -198,8 +198,9 @@ impl World {
             && let Some(member) = &mut self.machines[place].member
         {
             self.counts.transfers += 1;
-            member.input(Input::TransferLeader(to));
-            self.note(format_args!("m{leader} hands leadership to m{to}"));
+            let input = if self.rng.random() { Input::TransferLeader(to) } else { Input::Abdicate };
+            member.input(input);
+            self.note(format_args!("m{leader} hands leadership over, perhaps to m{to}"));
             self.wake(place);
         }
     }

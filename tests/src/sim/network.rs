@@ -3,10 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conclave_server::{
-    node::{Message, MessageKind},
-    types::MemberId,
-};
+use conclave_server::{node::Message, types::MemberId};
 use rand::{Rng, RngExt};
 
 use super::{counts::Counts, options::Options};
@@ -62,7 +59,7 @@ impl Network {
             counts.messages_lost += 1;
             return Vec::new();
         }
-        let doubled = options.duplicates && may_double(message) && rng.random_ratio(1, DOUBLED_ONE_IN);
+        let doubled = options.duplicates && rng.random_ratio(1, DOUBLED_ONE_IN);
         counts.messages_doubled += u64::from(doubled);
         let link = (message.from, message.to);
         (0..=u32::from(doubled))
@@ -86,9 +83,4 @@ impl Network {
             })
             .collect()
     }
-}
-
-/// A proposal that is forwarded twice executes twice, as long as leaders do not know repeats.
-fn may_double(message: &Message) -> bool {
-    message.kind != MessageKind::Propose
 }

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// One entry of the truth.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct True {
     pub slot: Slot,
     pub entry: Option<entry::Entry>,
@@ -28,7 +28,7 @@ pub struct True {
     pub attached: Vec<Bytes>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Truth {
     log: Vec<True>,
     model: Model,

@@ -5,7 +5,7 @@ use conclave_proto::conclave::raft::v1::command::Kind;
 use conclave_server::{
     node::{self, Identity, Message, MessageKind, Ticket, log::LogEntry},
     state::{Applied, Events, Reply},
-    types::{MemberId, Term},
+    types::{LogIndex, MemberId, Term},
 };
 use prost::Message as _;
 use rand::RngExt;
@@ -50,19 +50,35 @@ impl World {
             self.see(&Seen::Restored(restored));
         }
         self.machines[place].member = Some(started.member);
+        self.say_hello(place, last);
         self.schedule.at(tick_at, Task::Tick { member: place, life });
         self.wake(place);
         self.wake_thread(place, Thread::Reclaim);
     }
 
+    /// Whoever connects says how far its log reaches; both sides do.
+    fn say_hello(&mut self, place: usize, last: LogIndex) {
+        let id = self.machines[place].id;
+        for other in (0..self.machines.len()).filter(|other| *other != place) {
+            let other_id = self.machines[other].id;
+            let Some(member) = &mut self.machines[other].member else { continue };
+            let other_last = member.reader.last_index();
+            member.input(node::Input::PeerOffers { member: id, last });
+            self.wake(other);
+            if let Some(member) = &mut self.machines[place].member {
+                member.input(node::Input::PeerOffers { member: other_id, last: other_last });
+            }
+        }
+    }
+
     pub(super) fn tick(&mut self, place: usize) {
         let now_us = self.schedule.now_us();
-        let now_ms = self.local_ms(place);
         let machine = &mut self.machines[place];
         let ticks = machine.ticks(now_us);
         let (life, at) = (machine.life, machine.next_tick_at_us());
         let Some(member) = &mut machine.member else { return };
-        member.tick(ticks, now_ms, |identity, term, kind| encode(identity, Ticket(0), term, Bytes::new(), kind));
+        // As the raft thread does not make up for all ticks of a pause.
+        member.ticks = (member.ticks + ticks).min(5);
         self.schedule.at(at.max(now_us + 1), Task::Tick { member: place, life });
         self.wake(place);
     }
@@ -141,6 +157,9 @@ impl World {
         for (ticket, error) in turn.rejected {
             self.rejected(ticket, error);
         }
+        for (ticket, lease) in turn.told {
+            self.told(ticket, lease);
+        }
     }
 
     fn log_turn(&mut self, place: usize) -> Result<(), Died> {
@@ -162,6 +181,13 @@ impl World {
             self.counts.forwarded +=
                 if message.kind == MessageKind::Propose { message.entries.len() as u64 } else { 0 };
             let arrivals = self.network.send(&message, now_us, &self.options, &mut self.rng, &mut self.counts);
+            if arrivals.is_empty() && self.rng.random_ratio(1, 4) {
+                // As the transport reports a connection that broke.
+                let sender = Self::place(message.from);
+                if let Some(member) = &mut self.machines[sender].member {
+                    member.input(node::Input::Unreachable(message.to));
+                }
+            }
             for at in arrivals {
                 self.schedule.at(at, Task::Deliver(message.clone()));
             }

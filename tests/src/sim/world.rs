@@ -58,6 +58,7 @@ pub struct World {
     hash: u32,
     trace: bool,
     last_lines: VecDeque<String>,
+    recorded: Option<Vec<Seen>>,
 }
 
 impl World {
@@ -107,6 +108,7 @@ impl World {
             hash: 0,
             trace,
             last_lines: VecDeque::new(),
+            recorded: None,
         };
         world.note(format_args!("seed {seed}: {options:?}"));
         world
@@ -124,6 +126,11 @@ impl World {
     /// # Panics
     /// If something that must be so is not.
     pub fn run(mut self, run_ms: u64) -> (Counts, u32) {
+        self.go(run_ms);
+        (self.counts, self.hash)
+    }
+
+    fn go(&mut self, run_ms: u64) {
         self.begin();
         let end_us = run_ms * 1_000;
         while self.schedule.now_us() < end_us {
@@ -132,7 +139,17 @@ impl World {
         }
         self.heal();
         self.sum_up();
-        (self.counts, self.hash)
+    }
+
+    /// As [`World::run`], and returns all that was seen.
+    ///
+    /// # Panics
+    /// If something that must be so is not.
+    #[must_use]
+    pub fn record(mut self, run_ms: u64) -> Vec<Seen> {
+        self.recorded = Some(Vec::new());
+        self.go(run_ms);
+        self.recorded.take().expect("it was just begun")
     }
 
     fn begin(&mut self) {
@@ -267,6 +284,9 @@ impl World {
     /// If an invariant is broken.
     #[track_caller]
     pub(super) fn see(&mut self, seen: &Seen) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.push(seen.clone());
+        }
         if let Err(why) = self.judge.see(seen) {
             self.note(format_args!("{why}"));
             panic!("seed {}: {why}", self.seed);

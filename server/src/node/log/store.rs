@@ -14,7 +14,10 @@ use super::{
     segment::{Header, Mark, RECORDS},
     spare::Spares,
 };
-use crate::types::{LogIndex, Term};
+use crate::{
+    mutants::{self, Mutant},
+    types::{LogIndex, Term},
+};
 
 /// How a log is opened.
 #[derive(Clone, Copy, Debug)]
@@ -394,7 +397,9 @@ impl<I: LogIo> LogStore<I> {
         let active = &mut self.active;
         let write = self.io.write_at(&active.file.file, active.end, records);
         write.map_err(|source| active.failed("write", source))?;
-        self.io.sync_data(&active.file.file).map_err(|source| active.failed("sync", source))?;
+        if !mutants::is(Mutant::AckBeforeFsync) {
+            self.io.sync_data(&active.file.file).map_err(|source| active.failed("sync", source))?;
+        }
         active.end += records.len() as u64;
         active.chain = chain;
         self.spares.owe(records.len() as u64);

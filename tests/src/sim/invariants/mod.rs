@@ -75,6 +75,14 @@ impl Judge {
         Self { truth: Truth::new(), all: all() }
     }
 
+    /// Of these alone.
+    #[cfg(test)]
+    fn of(family: &str) -> Self {
+        let all: Vec<_> = all().into_iter().filter(|(name, _)| name.starts_with(family)).collect();
+        assert_eq!(all.len(), 1, "{family} names one invariant");
+        Self { truth: Truth::new(), all }
+    }
+
     #[must_use]
     pub fn truth(&self) -> &Truth {
         &self.truth
