@@ -87,7 +87,7 @@ fn golden_messages_mean_what_they_meant() {
         ("messages", frame::Kind::Messages(messages())),
         ("ping", frame::Kind::Ping(Ping { number: 77 })),
         ("pong", frame::Kind::Pong(Pong { number: 77 })),
-        ("archive_begin", frame::Kind::ArchiveBegin(ArchiveBegin { meta: Some(meta()) })),
+        ("archive_begin", frame::Kind::ArchiveBegin(ArchiveBegin { meta: Some(meta()), term: 6 })),
         (
             "archive_chunk",
             frame::Kind::ArchiveChunk(ArchiveChunk { number: 5, last: true, data: Bytes::from_static(b"chunk") }),

@@ -7,21 +7,27 @@
 //! 4. the applied index is raised, and reads that waited for it are let go;
 //! 5. the answers go out, one hand-over and one wake for each runtime. Whatever was answered can be read by anybody.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use conclave_proto::conclave::raft::v1 as entry;
 use prost::Message as _;
 
 use super::{
     Answer,
-    log::{EntryKind, LogEntry},
+    install::Install,
+    log::{EXIT_LOG, EntryKind, LogEntry, LogIo},
     mailbox::{Outcome, Ticket},
     queue::{Queue, Taken},
     shared::{Shared, Sorted},
+    staging::Staging,
     stats::Stats,
     thread::{EXIT_STATE, stop_process},
 };
 use crate::{
+    snapshot::ArchiveMeta,
     state::{Applied, Committed, Events, State},
     types::Term,
     watch,
@@ -41,10 +47,15 @@ pub(super) enum ApplyItem {
     /// This member leads, in this term. Comes before the term's first committed entry.
     Promoted(Term),
     Demoted,
+    /// The staged archive takes the place of the state. What was committed in front of it came before.
+    Install(ArchiveMeta),
+    /// The staged archive is of no use.
+    Discard(ArchiveMeta),
 }
 
-pub(super) struct ApplyThread {
+pub(super) struct ApplyThread<Io: LogIo> {
     state: State,
+    staging: Arc<Mutex<Staging<Io>>>,
     shared: Arc<Shared>,
     items: Arc<Queue<ApplyItem>>,
     /// Reused.
@@ -52,9 +63,14 @@ pub(super) struct ApplyThread {
     sorted: Sorted,
 }
 
-impl ApplyThread {
-    pub(super) fn new(state: State, shared: Arc<Shared>, items: Arc<Queue<ApplyItem>>) -> Self {
-        Self { state, shared, items, outcomes: Vec::new(), sorted: Sorted::default() }
+impl<Io: LogIo> ApplyThread<Io> {
+    pub(super) fn new(
+        state: State,
+        staging: Arc<Mutex<Staging<Io>>>,
+        shared: Arc<Shared>,
+        items: Arc<Queue<ApplyItem>>,
+    ) -> Self {
+        Self { state, staging, shared, items, outcomes: Vec::new(), sorted: Sorted::default() }
     }
 
     /// Runs until the queue is closed and empty. The queue is bounded by what raft may have uncommitted, and at a start
@@ -80,6 +96,15 @@ impl ApplyThread {
                     ApplyItem::Demoted => {
                         self.apply(&mut batch);
                         self.shared.keeper.demote();
+                    }
+                    ApplyItem::Install(archive) => {
+                        self.apply(&mut batch);
+                        self.install(&archive);
+                    }
+                    ApplyItem::Discard(archive) => {
+                        if let Err(failed) = lock(&self.staging).discard(&archive) {
+                            stop_process(EXIT_LOG, &failed);
+                        }
                     }
                 }
             }
@@ -108,6 +133,36 @@ impl ApplyThread {
         Stats::add(&self.shared.stats.apply_batches, 1);
         Stats::add(&self.shared.stats.applied_entries, count as u64);
         self.tell(applied);
+    }
+
+    /// In the order of a batch: the view first, then who watches, then who waits. Proposals of this member that are in
+    /// the archive were answered by nobody and time out, as those of a leader that is lost do.
+    fn install(&mut self, archive: &ArchiveMeta) {
+        let began = Instant::now();
+        let before = self.state.read_view().position;
+        let mut install = Install::new(&mut lock(&self.staging), archive);
+        loop {
+            // Whoever receives takes the lock too, so it is not held for more than a step.
+            match install.step(&mut lock(&self.staging), &mut self.state) {
+                Ok(false) => {}
+                Ok(true) => break,
+                Err(failed) => stop_process(EXIT_LOG, &failed),
+            }
+        }
+        let now = self.state.read_view().position;
+        if now.revision > before.revision {
+            // Nobody was told what happened in between: who watches reads it from the new change log, or hears that it
+            // is compacted.
+            self.shared.inbox.publish(now.revision, watch::Published::TooMany);
+        }
+        if now.compacted > before.compacted {
+            self.shared.reclaim.compacted(now.compacted);
+        }
+        Stats::add(&self.shared.stats.archives_installed, 1);
+        let took_ms = began.elapsed().as_millis();
+        let (index, revision) = (archive.index.0, now.revision.0);
+        tracing::info!(target: "conclave", index, revision, took_ms, "the state is that of another member");
+        self.tell(Vec::new());
     }
 
     fn tell(&mut self, applied: Vec<Applied>) {
@@ -140,6 +195,10 @@ impl ApplyThread {
         self.shared.set_applied(index, &mut self.outcomes);
         self.shared.deliver(self.outcomes.drain(..), &mut self.sorted);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ pub enum Verdict {
     /// It will come as [`super::Effects::install`] once the log is durable that begins behind it.
     Accepted(ArchiveMeta),
     /// It is of no use any more, and can go.
-    Ignored,
+    Ignored(ArchiveMeta),
 }
 
 /// The archive that raft took last, on its way into the state.

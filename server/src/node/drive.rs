@@ -269,7 +269,7 @@ impl<Io: LogIo> Driver<Io> {
                 Input::Propose(batch) if brought.ours.is_empty() => brought.ours = batch,
                 Input::Propose(batch) => brought.ours.extend(batch),
                 Input::Message(message) => self.message(now_ms, message, &mut brought, &mut effects),
-                Input::ArchiveStaged(message) => effects.archive = Some(self.staged(message)),
+                Input::ArchiveStaged(message) => effects.archive = self.staged(message),
                 other => self.step(now_ms, other, &mut effects),
             }
         }
@@ -450,16 +450,14 @@ impl<Io: LogIo> Driver<Io> {
     }
 
     /// Raft takes the archive, or has no use for it any more: its commit is as far, or it knows the entry.
-    fn staged(&mut self, message: Message) -> Verdict {
-        let archive = message.archive.clone();
+    fn staged(&mut self, message: Message) -> Option<Verdict> {
+        let archive = message.archive.clone()?;
         let first = !self.accepted.is_under_way(self.applied) && !self.core.has_taken_archive();
         if first && message.kind == MessageKind::Snapshot && self.core.admit(&message).is_ok() {
             self.core.step(message);
         }
-        match archive {
-            Some(archive) if first && self.core.has_taken_archive() => Verdict::Accepted(archive),
-            _ => Verdict::Ignored,
-        }
+        let taken = first && self.core.has_taken_archive();
+        Some(if taken { Verdict::Accepted(archive) } else { Verdict::Ignored(archive) })
     }
 
     /// The oldest entry that a follower needs which was heard of lately; None if this member does not lead or all have

@@ -1,13 +1,14 @@
 //! Putting a member together from its parts, and taking it down in order.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use super::{
     apply_thread::ApplyThread,
+    archives::Outgoing,
     core::RaftStart,
     drive::{Driver, DriverConfig},
     handle::{Handle, Limits},
@@ -17,8 +18,9 @@ use super::{
     publish::Publisher,
     queue::Queue,
     raft_thread::{Clock, Event, RaftThread},
-    reclaim::Reclaim,
+    reclaim::{KeepLog, Reclaim},
     shared::{Identity, Shared, Sorted},
+    staging::Staging,
     thread::spawn,
     transport::Transport,
     watch_thread,
@@ -53,8 +55,10 @@ pub(super) struct Parts<Io: LogIo> {
     pub(super) state: State,
     pub(super) engine: Engine,
     pub(super) log: LogStore<Io>,
+    pub(super) staging: Arc<Mutex<Staging<Io>>>,
     pub(super) transport: Transport,
     pub(super) watch: HubOptions,
+    pub(super) keep_log: KeepLog,
     pub(super) name: String,
     pub(super) client_urls: Vec<String>,
     pub(super) heartbeat_ms: u64,
@@ -77,6 +81,7 @@ pub(super) struct Running {
     watch: JoinHandle<()>,
     reclaim: JoinHandle<()>,
     applies: Arc<Queue<super::apply_thread::ApplyItem>>,
+    pub(super) carrier: Arc<Queue<Outgoing>>,
 }
 
 /// Starts the threads.
@@ -106,6 +111,7 @@ pub(super) fn run<Io: LogIo>(parts: Parts<Io>) -> Result<Running, String> {
     let applies = Arc::new(Queue::new());
     let batches = Arc::new(Queue::new());
     let cut_below = Arc::new(CutBelow::default());
+    let carrier = Arc::new(Queue::new());
     transport.set_running();
 
     let raft = RaftThread {
@@ -115,6 +121,7 @@ pub(super) fn run<Io: LogIo>(parts: Parts<Io>) -> Result<Running, String> {
         log: Arc::clone(&batches),
         apply: Arc::clone(&applies),
         transport: transport.clone(),
+        carrier: Arc::clone(&carrier),
         publisher: Publisher::new(parts.identity.member, parts.name, parts.client_urls),
         sorted: Sorted::default(),
         clock: Clock::new(parts.start.applied, parts.heartbeat_ms, parts.election_ms),
@@ -127,8 +134,8 @@ pub(super) fn run<Io: LogIo>(parts: Parts<Io>) -> Result<Running, String> {
         stats: Arc::clone(&shared.stats),
         cut_below: Arc::clone(&cut_below),
     };
-    let apply = ApplyThread::new(parts.state, Arc::clone(&shared), Arc::clone(&applies));
-    let reclaim = Reclaim::new(Arc::clone(&shared), parts.engine.clone(), reader, cut_below);
+    let apply = ApplyThread::new(parts.state, parts.staging, Arc::clone(&shared), Arc::clone(&applies));
+    let reclaim = Reclaim::new(Arc::clone(&shared), parts.engine.clone(), reader, cut_below, parts.keep_log);
     let watched = Arc::clone(&shared);
     let options = parts.watch;
 
@@ -145,6 +152,7 @@ pub(super) fn run<Io: LogIo>(parts: Parts<Io>) -> Result<Running, String> {
         engine: parts.engine,
         limits,
         applies,
+        carrier,
     })
 }
 
@@ -190,6 +198,7 @@ impl Running {
         self.events.close();
         join(self.raft);
         join(self.log);
+        self.carrier.close();
         self.applies.close();
         let state = join(self.apply);
         self.shared.inbox.stop();

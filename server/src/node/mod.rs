@@ -78,6 +78,8 @@ mod stats;
 mod thread;
 mod transport;
 
+mod archives;
+mod carry;
 mod encode;
 mod keeper;
 mod lateness;
@@ -85,6 +87,7 @@ mod lease_desk;
 mod publish;
 
 mod apply_thread;
+mod archive_duty;
 mod log_thread;
 mod raft_thread;
 mod reclaim;
@@ -105,6 +108,7 @@ use crate::{
 
 pub use self::{
     apply_thread::decode,
+    archives::{ArchiveDoor, Outgoing, snapshot_message},
     asks::fresh_ms,
     catch_up::Verdict,
     core::{RaftStart, Standing, first_conf_state},
@@ -117,7 +121,7 @@ pub use self::{
     mailbox::Ticket,
     message::{Aside, Forward, LeaseAnswer, LeaseAsk, LeaseTime, Message, MessageKind},
     pipe::{Giving, Pipe, Taking, pipe},
-    reclaim::give_back,
+    reclaim::{KeepLog, Needed, give_back},
     recovery::{Mismatch, StateFacts, fit, install_due, may_bootstrap},
     shared::Identity,
     staging::{Session, Staging, StagingFailed},

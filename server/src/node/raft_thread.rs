@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     apply_thread::ApplyItem,
+    archives::Outgoing,
     drive::{Driver, Effects, Input, Persist, Proposal, TICK_MS},
     encode,
     keeper::LOOK_MS,
@@ -25,7 +26,10 @@ use super::{
     stats::Stats,
     transport::Transport,
 };
-use crate::types::{LogIndex, MemberId};
+use crate::{
+    snapshot::ArchiveMeta,
+    types::{LogIndex, MemberId},
+};
 
 /// Messages from peers that wait for raft; more are dropped, and raft sends again. At 1 MiB a message the peers' own
 /// windows stop far below this.
@@ -57,6 +61,9 @@ pub(super) enum Event {
     TransferLeader(MemberId),
     Abdicate,
     Unreachable(MemberId),
+    ArchiveStaged(Message),
+    ArchiveOffered { to: MemberId, archive: ArchiveMeta },
+    ArchiveSent { to: MemberId, ok: bool },
     PeerOffers { member: MemberId, last: LogIndex },
 }
 
@@ -67,6 +74,8 @@ pub(super) struct RaftThread<Io: LogIo> {
     pub(super) log: Arc<Queue<Persist>>,
     pub(super) apply: Arc<Queue<ApplyItem>>,
     pub(super) transport: Transport,
+    /// Carries archives to followers.
+    pub(super) carrier: Arc<Queue<Outgoing>>,
     pub(super) publisher: Publisher,
     pub(super) sorted: Sorted,
     pub(super) clock: Clock,
@@ -139,8 +148,9 @@ impl<Io: LogIo> RaftThread<Io> {
                 self.clock.applied = applied;
                 inputs.push(Input::Applied(applied));
             }
-            let effects = self.driver.drive(now_ms, inputs);
+            let mut effects = self.driver.drive(now_ms, inputs);
             more = effects.more;
+            self.carry_out_archives(now_ms, &mut effects);
             self.carry_out(now_ms, effects);
         }
         self.log.close();
@@ -156,6 +166,7 @@ impl<Io: LogIo> RaftThread<Io> {
         if now_ms >= self.clock.next_look_ms {
             self.clock.next_look_ms = now_ms + LOOK_MS;
             self.own_proposals(now_ms, inputs);
+            self.look_after_archives(now_ms, inputs);
         }
         if now_ms >= self.clock.next_sweep_ms {
             self.clock.next_sweep_ms = now_ms + SWEEP_MS;
@@ -266,6 +277,9 @@ fn input(event: Event) -> Input {
         Event::TransferLeader(to) => Input::TransferLeader(to),
         Event::Abdicate => Input::Abdicate,
         Event::Unreachable(member) => Input::Unreachable(member),
+        Event::ArchiveStaged(message) => Input::ArchiveStaged(message),
+        Event::ArchiveOffered { to, archive } => Input::ArchiveOffered { to, archive },
+        Event::ArchiveSent { to, ok } => Input::ArchiveSent { to, ok },
         Event::PeerOffers { member, last } => Input::PeerOffers { member, last },
     }
 }

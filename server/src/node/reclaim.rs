@@ -40,6 +40,7 @@ pub(super) struct Reclaim<Io: LogIo> {
     engine: Engine,
     reader: LogReader<Io>,
     cut_below: Arc<CutBelow>,
+    keep: KeepLog,
     /// The newest compaction that is known, and when the first one since the last flush was seen.
     compacted: Option<Revision>,
     pending_since: Option<Instant>,
@@ -48,8 +49,14 @@ pub(super) struct Reclaim<Io: LogIo> {
 }
 
 impl<Io: LogIo> Reclaim<Io> {
-    pub(super) fn new(shared: Arc<Shared>, engine: Engine, reader: LogReader<Io>, cut_below: Arc<CutBelow>) -> Self {
-        Self { shared, engine, reader, cut_below, compacted: None, pending_since: None, dropped: Revision::NEVER }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        engine: Engine,
+        reader: LogReader<Io>,
+        cut_below: Arc<CutBelow>,
+        keep: KeepLog,
+    ) -> Self {
+        Self { shared, engine, reader, cut_below, keep, compacted: None, pending_since: None, dropped: Revision::NEVER }
     }
 
     /// Runs until it is told to stop.
@@ -79,18 +86,104 @@ impl<Io: LogIo> Reclaim<Io> {
     }
 
     fn after_flush(&mut self) {
-        self.cut_below.set(give_back(&self.engine, KEEP_ENTRIES, &mut self.dropped));
+        let archives = &self.shared.archives;
+        let flushed = drop_history(&self.engine, &|compacted| archives.floor(compacted), &mut self.dropped);
+        let needed = Needed { follower: self.shared.needed_from(), archive: archives.lowest() };
+        self.cut_below.set(self.keep.from(flushed, needed, |index| self.reader.bytes_from(index)));
     }
 }
 
 /// Lets go what a crash now would not need: history up to the flushed compacted revision, where `dropped` is behind it.
 /// Returns the index below which the log may be cut, `keep_entries` short of what is flushed.
 pub fn give_back(engine: &Engine, keep_entries: u64, dropped: &mut Revision) -> LogIndex {
-    let (flushed, compacted) = State::persisted(engine);
-    if compacted > *dropped {
-        *dropped = compacted;
-        engine.drop_history(compacted);
-        engine.rewrite_history(compacted);
-    }
+    let flushed = drop_history(engine, &|compacted| compacted, dropped);
     LogIndex(flushed.0.saturating_sub(keep_entries))
+}
+
+/// Returns what is flushed. `floor` says how much may go of what is compacted.
+fn drop_history(engine: &Engine, floor: &dyn Fn(Revision) -> Revision, dropped: &mut Revision) -> LogIndex {
+    let (flushed, compacted) = State::persisted(engine);
+    let floor = floor(compacted);
+    if floor > *dropped {
+        *dropped = floor;
+        engine.drop_history(floor);
+        engine.rewrite_history(floor);
+    }
+    flushed
+}
+
+/// What others need of the log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needed {
+    /// The oldest entry that a follower needs which is alive.
+    pub follower: Option<LogIndex>,
+    /// The lowest of the archives that are open: a follower goes on behind it.
+    pub archive: Option<LogIndex>,
+}
+
+/// How much of the log is kept below what is flushed.
+#[derive(Clone, Copy, Debug)]
+pub struct KeepLog {
+    /// Always: for followers that come back soon.
+    pub entries: u64,
+    /// At most, for followers that trail.
+    pub follower_entries: u64,
+    /// At most, whoever needs it: who is further behind gets an archive.
+    pub bytes: u64,
+}
+
+impl KeepLog {
+    /// Entries: etcd's `SnapshotCatchUpEntries`. For followers as many as a follower should catch up with in ten seconds
+    /// (100,000 of a kilobyte are sent within that). Bytes: four segments, which is what a member at rest may have in
+    /// its log beside what a restart replays.
+    pub const DEFAULT: Self = Self { entries: KEEP_ENTRIES, follower_entries: 100_000, bytes: 256 << 20 };
+
+    /// The index below which the log may be cut. `bytes_from` falls as the index rises.
+    #[must_use]
+    pub fn from(&self, flushed: LogIndex, needed: Needed, bytes_from: impl Fn(LogIndex) -> u64) -> LogIndex {
+        let back = |entries: u64| LogIndex(flushed.0.saturating_sub(entries));
+        let follower = needed.follower.map(|index| index.max(back(self.follower_entries)));
+        let archive = needed.archive.map(LogIndex::next);
+        let wanted = [follower, archive].into_iter().flatten().fold(back(self.entries), LogIndex::min);
+        let above = bytes_from(flushed.next());
+        // The lowest index from which the bytes fit.
+        let (mut low, mut high) = (wanted.0, flushed.next().0);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if bytes_from(LogIndex(middle)).saturating_sub(above) <= self.bytes {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        LogIndex(low.min(flushed.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEEP: KeepLog = KeepLog { entries: 10, follower_entries: 100, bytes: 5_000 };
+
+    /// A log of 500 entries of 20 bytes.
+    fn from(flushed: u64, follower: Option<u64>, archive: Option<u64>) -> u64 {
+        let bytes_from = |index: LogIndex| 20 * (501 - index.0.min(501));
+        let needed = Needed { follower: follower.map(LogIndex), archive: archive.map(LogIndex) };
+        KEEP.from(LogIndex(flushed), needed, bytes_from).0
+    }
+
+    #[test]
+    fn the_log_is_kept_for_whom_it_helps() {
+        assert_eq!(from(400, None, None), 390);
+        assert_eq!(from(400, Some(398), None), 390, "a follower that is nearly there");
+        assert_eq!(from(400, Some(330), None), 330, "one that trails");
+        assert_eq!(from(400, Some(3), None), 300, "one that trails too far");
+        assert_eq!(from(400, Some(330), Some(250)), 251, "who installs an archive goes on behind it");
+        assert_eq!(from(400, None, Some(399)), 390);
+        assert_eq!(from(400, None, Some(50)), 151, "bytes win: 250 entries of 20");
+        assert_eq!((from(0, None, None), from(5, Some(1), None)), (0, 0));
+        let large = |index: LogIndex| 20_000 * (501 - index.0.min(501));
+        assert_eq!(KEEP.from(LogIndex(400), Needed::default(), large).0, 400, "over large entries too");
+    }
 }

@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     Status,
+    archives::Archives,
     core::Standing,
     drive::ConfirmedReads,
     keeper::Keeper,
@@ -54,6 +55,9 @@ pub(super) struct Shared {
     pub(super) events: Arc<Queue<Event>>,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) reclaim: Nudges,
+    pub(super) archives: Arc<Archives>,
+    /// The oldest entry that a follower needs; 0 for none.
+    needed_from: AtomicU64,
     started: Instant,
     mailboxes: RwLock<Vec<Arc<Mailbox>>>,
     /// Confirmed reads whose index is not applied yet.
@@ -95,6 +99,8 @@ impl Shared {
             events,
             in_flight: Arc::default(),
             reclaim: Nudges::default(),
+            archives: Arc::default(),
+            needed_from: AtomicU64::new(0),
             started: Instant::now(),
             mailboxes: RwLock::default(),
             read_waits: Mutex::default(),
@@ -204,6 +210,16 @@ impl Shared {
     /// Whether a read may be answered from the published view without asking anyone. See `handle`.
     pub(super) fn reads_are_local(&self) -> bool {
         self.applied.load(SeqCst) >= self.local_reads_from.load(SeqCst)
+    }
+
+    /// From the raft thread: the oldest entry that a follower needs which is alive.
+    pub(super) fn set_needed_from(&self, index: Option<LogIndex>) {
+        self.needed_from.store(index.map_or(0, |index| index.0), Relaxed);
+    }
+
+    pub(super) fn needed_from(&self) -> Option<LogIndex> {
+        let index = self.needed_from.load(Relaxed);
+        (index > 0).then_some(LogIndex(index))
     }
 
     pub(super) fn is_stopping(&self) -> bool {

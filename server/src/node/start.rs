@@ -1,14 +1,22 @@
 //! From a configuration to a running member.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use super::{
-    Handle, Stats, Status, core,
+    Handle, Stats, Status,
+    archives::ArchiveDoor,
+    carry, core,
     datadir::{DataDir, DataDirError, Identity as Stored, KnownPeers, Opened},
+    install::{Install, InstallFailed},
     log::{self, LogOptions, LogStore, RealIo, Recovered},
     member::{self, Parts, Running},
+    reclaim::KeepLog,
     recovery::{self, Mismatch, StateFacts},
     shared::Identity,
+    staging::{Staging, StagingFailed},
     transport::Transport,
 };
 use crate::{
@@ -56,6 +64,7 @@ pub struct NodeConfig {
     pub token: String,
     pub engine: EngineOptions,
     pub log_segment_bytes: u64,
+    pub keep_log: KeepLog,
     pub watch_progress_interval_ms: u64,
     pub heartbeat_ms: u64,
     pub election_ms: u64,
@@ -76,6 +85,7 @@ impl NodeConfig {
             token: "etcd-cluster".to_owned(),
             engine,
             log_segment_bytes: LogOptions::SEGMENT_BYTES,
+            keep_log: KeepLog::DEFAULT,
             watch_progress_interval_ms: 600_000,
             heartbeat_ms: 100,
             election_ms: 1_000,
@@ -115,6 +125,10 @@ pub enum StartError {
     Engine(#[from] engine::OpenError),
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
+    #[error(transparent)]
+    Staging(#[from] StagingFailed),
+    #[error(transparent)]
+    Install(#[from] InstallFailed),
     #[error("{0}")]
     Raft(String),
 }
@@ -141,9 +155,13 @@ impl StartError {
                 (EXIT_IDENTITY, "hard-state-lost")
             }
             Self::NotInitial(_) | Self::Initial(_) | Self::SameUrls | Self::RequestLimit { .. } => (1, "configuration"),
-            Self::DataDir(_) | Self::Log(_) | Self::Engine(_) | Self::Mismatch(_) | Self::Raft(_) => {
-                (1, "start-failed")
-            }
+            Self::DataDir(_)
+            | Self::Log(_)
+            | Self::Engine(_)
+            | Self::Mismatch(_)
+            | Self::Staging(_)
+            | Self::Install(_)
+            | Self::Raft(_) => (1, "start-failed"),
         }
     }
 }
@@ -152,6 +170,8 @@ impl StartError {
 /// crash, and loses nothing that was promised.
 pub struct Node {
     running: Running,
+    /// Kept for the threads that carry archives.
+    _door: Arc<ArchiveDoor>,
     /// Holds the lock of the data folder.
     dir: DataDir,
 }
@@ -164,6 +184,7 @@ pub struct Prepared {
     engine: Engine,
     state: State,
     log: LogStore<RealIo>,
+    staging: Staging<RealIo>,
     recovered: Recovered,
     /// The members of the cluster as it is first made; none if the member has state already.
     first: Option<Vec<Member>>,
@@ -209,7 +230,8 @@ impl Prepared {
     /// # Errors
     /// See [`StartError`].
     pub fn start(self) -> Result<Node, StartError> {
-        let Self { config, mut dir, engine, mut state, log, recovered, first, transport } = self;
+        let Self { config, mut dir, engine, mut state, log, staging, recovered, first, transport } = self;
+        let staging = Arc::new(Mutex::new(staging));
         if let Some(all) = first {
             let voters: Vec<_> = all.iter().map(|member| member.id).collect();
             state.bootstrap(&all, core::first_conf_state(&voters));
@@ -239,8 +261,10 @@ impl Prepared {
             state,
             engine,
             log,
+            staging: Arc::clone(&staging),
             transport,
             watch,
+            keep_log: config.keep_log,
             name: config.name,
             client_urls: config.client_urls,
             heartbeat_ms: config.heartbeat_ms,
@@ -252,7 +276,11 @@ impl Prepared {
         if let Some(index) = catch_up {
             running.wait_applied(index);
         }
-        Ok(Node { running, dir })
+        let events = Arc::clone(running.transport.events());
+        let door = Arc::new(ArchiveDoor::new(staging, Arc::clone(&running.shared), events));
+        carry::start(&door, &running.carrier, &running.transport)
+            .map_err(|error| StartError::Raft(format!("a thread cannot be started: {error}")))?;
+        Ok(Node { running, _door: door, dir })
     }
 }
 
@@ -278,12 +306,19 @@ impl Node {
         let dir = open_dir(&config)?;
         let stored = dir.identity();
         let engine = Engine::open(&dir.kv_dir(), &config.engine)?;
-        let state = State::open(engine.clone());
+        let mut state = State::open(engine.clone());
         let options = LogOptions { segment_bytes: config.log_segment_bytes, ..dir.log_options() };
         let (log, recovered) = LogStore::open(RealIo::new(&dir.log_dir()), options)?;
         if let Some(torn) = &recovered.torn {
             tracing::info!(target: "conclave", ?torn, "cut what was not finished when this member stopped");
         }
+        let mut staging = Staging::open(RealIo::new(&dir.archive_dir()), stored.cluster)?;
+        if recovery::install_due(&recovered, &facts(&state), state.installing(), staging.staged())? {
+            let archive = staging.staged().expect("it is due because it is staged").clone();
+            tracing::info!(target: "conclave", index = archive.index.0, "puts in the state that came before the last stop");
+            Install::new(&mut staging, &archive).finish(&mut staging, &mut state)?;
+        }
+        staging.discard_applied(state.applied().0)?;
         let first = if recovery::may_bootstrap(stored.initialised, &recovered, &facts(&state))? {
             let first = first_members(&config)?;
             if first.this != stored.member {
@@ -294,7 +329,7 @@ impl Node {
             None
         };
         let transport = Transport::new(recovered.last);
-        Ok(Prepared { config, dir, engine, state, log, recovered, first, transport })
+        Ok(Prepared { config, dir, engine, state, log, staging, recovered, first, transport })
     }
 
     /// The door to the member for the tokio runtime that calls: each runtime opens its own. It starts one task there,

@@ -57,6 +57,8 @@ pub struct Stats {
     pub apply_batches: AtomicU64,
     pub applied_entries: AtomicU64,
     pub slow_applies: AtomicU64,
+    /// States that came as an archive.
+    pub archives_installed: AtomicU64,
     pub reads_confirmed: AtomicU64,
     pub flushes: Histogram,
     pub leases_expired: AtomicU64,

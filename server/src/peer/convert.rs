@@ -162,7 +162,9 @@ pub(super) fn may_come_from(message: &Message, speaker: MemberId, me: MemberId) 
 /// From who has an archive.
 pub(super) fn to_receiver_out(frame: ToReceiver) -> frame::Kind {
     match frame {
-        ToReceiver::Begin(meta) => frame::Kind::ArchiveBegin(pb::ArchiveBegin { meta: Some(archive_out(meta)) }),
+        ToReceiver::Begin { meta, term } => {
+            frame::Kind::ArchiveBegin(pb::ArchiveBegin { meta: Some(archive_out(meta)), term: term.0 })
+        }
         ToReceiver::Chunk(Chunk { number, bytes, last }) => {
             frame::Kind::ArchiveChunk(pb::ArchiveChunk { number, last, data: bytes })
         }
@@ -172,7 +174,9 @@ pub(super) fn to_receiver_out(frame: ToReceiver) -> frame::Kind {
 /// None: not of an archive, or not whole.
 pub(super) fn to_receiver_in(frame: frame::Kind) -> Option<ToReceiver> {
     match frame {
-        frame::Kind::ArchiveBegin(begin) => begin.meta.map(|meta| ToReceiver::Begin(archive_in(meta))),
+        frame::Kind::ArchiveBegin(pb::ArchiveBegin { meta, term }) => {
+            meta.map(|meta| ToReceiver::Begin { meta: archive_in(meta), term: Term(term) })
+        }
         frame::Kind::ArchiveChunk(pb::ArchiveChunk { number, last, data: bytes }) => {
             Some(ToReceiver::Chunk(Chunk { number, bytes, last }))
         }

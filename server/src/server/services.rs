@@ -9,7 +9,7 @@ use crate::{
     engine::EngineOptions,
     http::{Checks, Face, Http, MethodLabels, Shared, Versions},
     metrics::Calls,
-    node::{InitialMember, Mode, NodeConfig, log::LogOptions},
+    node::{InitialMember, KeepLog, Mode, NodeConfig, log::LogOptions},
     types::{ClusterId, MemberId},
 };
 
@@ -31,6 +31,7 @@ pub(super) fn node_config(config: &Config) -> NodeConfig {
             max_open_files: config.max_open_files.map_or(-1, |files| i32::try_from(files).expect("checked by config")),
         },
         log_segment_bytes: LogOptions::SEGMENT_BYTES,
+        keep_log: KeepLog::DEFAULT,
         watch_progress_interval_ms: milliseconds(config.watch_progress_interval),
         heartbeat_ms: milliseconds(config.heartbeat),
         election_ms: milliseconds(config.election_timeout),

@@ -237,7 +237,7 @@ fn transfers_end_whole_whatever_is_cut() {
         let mut receiver = Receiver::new(meta());
         let mut disk = vec![0; all.len()];
         assert_eq!(sender.next_chunk(), None, "nothing before the receiver has spoken");
-        assert_eq!(sender.begin(), ToReceiver::Begin(meta()));
+        assert_eq!(sender.begin(Term(9)), ToReceiver::Begin { meta: meta(), term: Term(9) });
         let mut answers = vec![ToSender::Have(receiver.have())];
         let mut link: Vec<Chunk> = Vec::new();
         'transfer: loop {
@@ -280,7 +280,7 @@ fn transfers_end_whole_whatever_is_cut() {
                         // A connection that delivers what an older one delivered already.
                         link.extend(Archive::new(engine.view(), meta(), COMPACTED).chunk(receiver.have() - 1));
                     }
-                    sender.begin();
+                    sender.begin(Term(9));
                     answers = vec![ToSender::Have(receiver.have())];
                 }
                 _ => {}
@@ -318,14 +318,14 @@ fn answers_that_make_no_sense_end_the_transfer() {
     let engine = Engine::memory();
     fill(&engine, 250_000);
     let mut sender = Sender::new(archive(&engine));
-    sender.begin();
+    sender.begin(Term(9));
     assert_eq!(sender.hear(ToSender::Have(0)), Verdict::GoesOn);
     while sender.next_chunk().is_some() {}
     assert_eq!(sender.hear(ToSender::Have(WINDOW_CHUNKS + 1)), Verdict::Over, "more than was sent");
     assert_eq!(sender.hear(ToSender::Have(3)), Verdict::GoesOn);
     assert_eq!(sender.hear(ToSender::Have(2)), Verdict::Over, "fewer than before");
     assert_eq!(sender.hear(ToSender::Refused(Refusal::Busy)), Verdict::Over);
-    sender.begin();
+    sender.begin(Term(9));
     assert_eq!(sender.hear(ToSender::Have(u64::MAX)), Verdict::GoesOn);
     assert_eq!(sender.next_chunk(), None);
 }

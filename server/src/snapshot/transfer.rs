@@ -5,6 +5,7 @@ use super::{
     Archive, ArchiveMeta, Checker, Chunk, Records,
     format::{Broken, CHUNK_BYTES},
 };
+use crate::types::Term;
 
 /// Chunks that are on their way. At 256 KiB each this fills a link of 1 Gbit/s and 16 ms, and is what a connection
 /// holds of an archive in memory: 2 MiB.
@@ -13,8 +14,11 @@ pub const WINDOW_CHUNKS: u64 = 8;
 /// From who has the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToReceiver {
-    /// First on every connection.
-    Begin(ArchiveMeta),
+    /// First on every connection: which archive, and the term of the leader that sends it.
+    Begin {
+        meta: ArchiveMeta,
+        term: Term,
+    },
     Chunk(Chunk),
 }
 
@@ -71,9 +75,9 @@ impl Sender {
     }
 
     /// What a new connection begins with. What is under way on an older one is forgotten.
-    pub fn begin(&mut self) -> ToReceiver {
+    pub fn begin(&mut self, term: Term) -> ToReceiver {
         self.have = None;
-        ToReceiver::Begin(self.archive.meta().clone())
+        ToReceiver::Begin { meta: self.archive.meta().clone(), term }
     }
 
     /// The next chunk to send; None while the window is full, before the receiver said what it has, and at the end.

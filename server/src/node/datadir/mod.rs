@@ -5,6 +5,7 @@
 //! DATA/known-peers under which incarnation it knows the other members
 //! DATA/log/        the raft log (room `log`)
 //! DATA/kv/         the state (room `engine`)
+//! DATA/archive/    a state on its way here (`node::Staging`)
 //! ```
 //!
 //! # Invariants
@@ -53,6 +54,7 @@ pub use known::KnownPeers;
 const MODE: u32 = 0o700;
 const LOG: &str = "log";
 const KV: &str = "kv";
+const ARCHIVE: &str = "archive";
 /// How a folder answers that this program cannot have made another one in.
 const NOT_OURS_TO_SYNC: [io::ErrorKind; 4] = [
     io::ErrorKind::PermissionDenied,
@@ -176,6 +178,11 @@ impl DataDir {
         self.folder.path.join(KV)
     }
 
+    #[must_use]
+    pub fn archive_dir(&self) -> PathBuf {
+        self.folder.path.join(ARCHIVE)
+    }
+
     /// How the raft log of this member has to be opened, with segments of the usual size.
     #[must_use]
     pub fn log_options(&self) -> LogOptions {
@@ -223,6 +230,11 @@ impl DataDir {
             if self.identity.initialised {
                 return Err(DataDirError::Incomplete { path: self.folder.path.clone(), missing: name });
             }
+            DirBuilder::new().mode(MODE).create(&path).map_err(|e| self.folder.failed("make its parts", e))?;
+        }
+        // Empty most of the time, and made anew when it is gone: nothing in it is a promise but what the log shows.
+        if !self.archive_dir().is_dir() {
+            let path = self.archive_dir();
             DirBuilder::new().mode(MODE).create(&path).map_err(|e| self.folder.failed("make its parts", e))?;
         }
         self.folder.sync()

@@ -44,7 +44,7 @@ fn a_member_comes_back_as_itself() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("deep/down/data");
     let mut dir = found(&path);
-    assert_eq!(names(&path), ["identity", "kv", "log"]);
+    assert_eq!(names(&path), ["archive", "identity", "kv", "log"]);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
     assert_eq!((dir.loose_permissions(), dir.log_options().must_exist), (None, false));
     drop(dir);

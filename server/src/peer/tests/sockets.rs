@@ -175,10 +175,10 @@ fn an_archive_has_its_own_way() {
     };
     let chunk = |number| Chunk { number, bytes: Bytes::from(vec![3; 256 << 10]), last: number == 9 };
     let mut giving = a.transport.open_pipe(MemberId(2)).unwrap();
-    assert!(giving.send(ToReceiver::Begin(meta.clone())));
+    assert!(giving.send(ToReceiver::Begin { meta: meta.clone(), term: Term(4) }));
     let mut taking = accepted.blocking_recv().unwrap();
     assert_eq!(taking.member(), MemberId(1));
-    assert_eq!(taking.receive(), Some(ToReceiver::Begin(meta)));
+    assert_eq!(taking.receive(), Some(ToReceiver::Begin { meta, term: Term(4) }));
     for number in 0..10 {
         assert!(taking.send(ToSender::Have(number)));
         assert_eq!(giving.receive(), Some(ToSender::Have(number)));
