@@ -1,5 +1,11 @@
 //! Leases: grant, revoke, keep alive, time to live, list.
 
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    task::Poll,
+};
+
 use bytes::Bytes;
 use conclave_proto::{
     conclave::raft::v1::{LeaseGrant, LeaseRevoke, command},
@@ -8,6 +14,9 @@ use conclave_proto::{
 
 use super::{Api, body::Outgoing, frame, frame::Messages, kv::answered, status::Status};
 use crate::{lease, node::Answer, state::Reply, types::LeaseId};
+
+/// Renewals of one stream that are asked together; each takes a slot of the mailbox.
+const MAX_RENEWALS: usize = 256;
 
 pub(super) async fn grant(api: &Api, message: Bytes, idempotency: Bytes) -> Result<Bytes, Status> {
     let request: pb::LeaseGrantRequest = frame::decode(message)?;
@@ -73,20 +82,57 @@ pub(super) async fn leases(api: &Api, message: Bytes) -> Result<Bytes, Status> {
     Ok(frame::encode(&response))
 }
 
-/// Answers each renewal in turn, until the client has no more.
+/// Answers each renewal in turn, until the client has no more. What has arrived together is asked together: a client
+/// renews all its leases on one stream, and each question takes a round among the members.
 pub(super) async fn keep_alive<B>(api: &Api, mut messages: Messages<B>, out: &Outgoing) -> Result<(), Status>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
 {
     while let Some(message) = messages.next().await? {
-        let request: pb::LeaseKeepAliveRequest = frame::decode_streamed(message)?;
+        let mut ids = vec![requested(message)?];
+        let mut end = Ok(());
+        while ids.len() < MAX_RENEWALS && end.is_ok() {
+            match poll_fn(|cx| Poll::Ready(messages.poll_next(cx))).await {
+                Poll::Ready(Ok(Some(message))) => match requested(message) {
+                    Ok(id) => ids.push(id),
+                    Err(status) => end = Err(status),
+                },
+                Poll::Ready(Err(status)) => end = Err(status),
+                Poll::Ready(Ok(None)) | Poll::Pending => break,
+            }
+        }
         // The header is taken before the renewal: a client must not see a revision at which the lease was revoked
         // already together with the news that it was renewed.
         let header = api.current_header();
-        let ttl_ms = api.handle.lease_renew(LeaseId(request.id)).await?;
-        // A TTL of 0 says that there is no such lease.
-        let ttl = ttl_ms.map_or(0, |ms| ms / 1000);
-        out.send(frame::encode(&pb::LeaseKeepAliveResponse { header: Some(header), id: request.id, ttl })).await;
+        let renewals = ids.iter().map(|id| Box::pin(api.handle.lease_renew(LeaseId(*id)))).collect();
+        for (id, ttl_ms) in ids.into_iter().zip(together(renewals).await) {
+            // A TTL of 0 says that there is no such lease.
+            let ttl = ttl_ms?.map_or(0, |ms| ms / 1000);
+            out.send(frame::encode(&pb::LeaseKeepAliveResponse { header: Some(header), id, ttl })).await;
+        }
+        end?;
     }
     Ok(())
+}
+
+fn requested(message: Bytes) -> Result<i64, Status> {
+    let request: pb::LeaseKeepAliveRequest = frame::decode_streamed(message)?;
+    Ok(request.id)
+}
+
+/// All outcomes, in order.
+async fn together<F: Future + Unpin>(mut futures: Vec<F>) -> Vec<F::Output> {
+    let mut outcomes: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        for (future, outcome) in futures.iter_mut().zip(&mut outcomes) {
+            if outcome.is_none()
+                && let Poll::Ready(ready) = Pin::new(future).poll(cx)
+            {
+                *outcome = Some(ready);
+            }
+        }
+        if outcomes.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    outcomes.into_iter().flatten().collect()
 }

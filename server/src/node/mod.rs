@@ -25,7 +25,7 @@
 //!   local reads closes before a vote leaves (`handle` has the argument).
 //! - *Who waits is answered once or told that its time is over*, and a slot is never another's (`tests::mailboxes`).
 //! - *A proposal is appended at most once*, though it may be sent to another member, come back, be sent again, and be
-//!   repeated by the network (`forward` has the argument; `tests::forwarding`, `tests::random`).
+//!   repeated by the network (`forward` has the argument; script `forwarding`, `tests::random`).
 //! - *A renewal is answered by a leader that proved itself after it moved the deadline* (`lease_desk`, `tests::leases`).
 //! - *No message stops this member*, whatever it holds (`core::admit`, `tests::crafted`).
 //! - *Everything is bounded*: proposals in flight by number and bytes, waiting reads by slots, messages by the queue's

@@ -17,7 +17,7 @@ use crate::{
     mvcc::{Position, ReadView},
     node::{
         core,
-        drive::{Driver, DriverConfig, Effects, Input, Persist, Proposal},
+        drive::{Driver, DriverConfig, Effects, Input, Persist, Proposal, TICK_MS},
         keeper::Keeper,
         lease_desk::LeaseDesk,
         log::{HardState, LogBatch, LogEntry, LogIo, LogOptions, LogStore},
@@ -113,6 +113,8 @@ pub(super) struct Group {
     pub(super) members: Vec<Member>,
     voters: Vec<MemberId>,
     pub(super) network: Vec<Message>,
+    /// Under way for longer than anything else.
+    pub(super) kept: Vec<Message>,
     /// Links that lose everything: (from, to).
     pub(super) cut: BTreeSet<(u64, u64)>,
     pub(super) now_ms: u64,
@@ -145,6 +147,7 @@ impl Group {
             members,
             voters,
             network,
+            kept: Vec::new(),
             cut: BTreeSet::new(),
             now_ms: 0,
             confirmed,
@@ -369,6 +372,20 @@ impl Group {
 
     pub(super) fn tick(&mut self, id: u64, count: u64) -> String {
         (0..count).map(|_| self.drive(id, vec![Input::Tick])).collect()
+    }
+
+    /// Time goes by for everybody who runs. Where they stand then.
+    pub(super) fn wait(&mut self, ms: u64) -> String {
+        for _ in 0..ms / TICK_MS {
+            self.now_ms += TICK_MS;
+            for id in 1..=self.members.len() as u64 {
+                if self.member(id).running.is_some() {
+                    self.tick(id, 1);
+                }
+            }
+            self.settle();
+        }
+        self.standings()
     }
 
     /// Where everybody stands.

@@ -10,7 +10,7 @@ use super::group::{Group, text};
 use crate::{
     engine::Batch,
     lease,
-    node::{Input, LeaseAsk, Ticket},
+    node::{Input, LeaseAsk, Message, MessageKind, Ticket},
     state::LeaseEffect,
     types::{LeaseId, LogIndex, MemberId},
 };
@@ -164,7 +164,14 @@ impl World {
                 self.group.apply(id, 3);
                 self.look();
             }
-            201..=240 => {
+            // Some answers take very long.
+            201..=204 => {
+                let late = |message: &mut Message| message.kind == MessageKind::LeaseAnswer;
+                let kept: Vec<_> = self.group.network.extract_if(.., late).collect();
+                self.group.kept.extend(kept);
+            }
+            205 => self.group.network.append(&mut self.group.kept),
+            206..=240 => {
                 // One of the clocks stands still now and then: a member that is paused.
                 self.group.now_ms += 10;
                 let paused = self.rng.random_range(1..=12);

@@ -6,7 +6,7 @@ use goldenscript::{ArgumentConsumer, Command, Context};
 
 use super::group::Group;
 use crate::{
-    node::{Input, Message, TICK_MS, mailbox::Ticket},
+    node::{Input, mailbox::Ticket},
     types::{LogIndex, MemberId},
 };
 
@@ -93,11 +93,15 @@ fn world(group: &mut Group, id: u64, name: &str, mut args: ArgumentConsumer<'_>)
             group.network.extend(group.network.clone());
             String::new()
         }
-        // What is under way from one member to another arrives only after everything else.
-        "delay" => {
-            let (from, to) = (number(&mut args, "from")?, number(&mut args, "to")?);
-            let late = |message: &Message| Some(message.from.0) == from && Some(message.to.0) == to;
-            group.network.sort_by_key(late);
+        // What is under way from one member to another stays there until it is let go.
+        "keep" => {
+            let link = (needed(&mut args, "from")?, needed(&mut args, "to")?);
+            let kept = group.network.extract_if(.., |message| (message.from.0, message.to.0) == link);
+            group.kept.extend(kept);
+            String::new()
+        }
+        "let-go" => {
+            group.network.append(&mut group.kept);
             String::new()
         }
         // A link that loses everything, in one direction.
@@ -117,18 +121,7 @@ fn world(group: &mut Group, id: u64, name: &str, mut args: ArgumentConsumer<'_>)
             group.drive(id, vec![Input::PeerOffers { member, last }])
         }
         // Time goes by for everybody, and nothing is lost but what a cut link loses. Says who leads then.
-        "wait" => {
-            for _ in 0..args.next_pos().ok_or("how many ms?")?.parse::<u64>()? / TICK_MS {
-                group.now_ms += TICK_MS;
-                for id in 1..=group.members.len() as u64 {
-                    if group.member(id).running.is_some() {
-                        group.tick(id, 1);
-                    }
-                }
-                group.settle();
-            }
-            group.standings()
-        }
+        "wait" => group.wait(args.next_pos().ok_or("how many ms?")?.parse()?),
         // The reads that were confirmed since it was asked for last.
         "confirmed" => group.reads_confirmed(),
         // The keys that each member has applied.
