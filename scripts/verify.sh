@@ -23,6 +23,11 @@ CONCLAVE_SEED=${CONCLAVE_SEED:-$(date +%s)}
 CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo run --quiet --locked -p conclave-tests --bin sim -- --from "$CONCLAVE_SEED" --seeds 150 --seconds 300
 echo "step passed: simulator, seeds from $CONCLAVE_SEED on"
 
+# Real members under kills, pauses and partitions, three minutes of them.
+scripts/setup.sh chaos
+cargo run --quiet --locked -p conclave-tests --bin chaos -- --seed "$CONCLAVE_SEED" --seconds "${CONCLAVE_CHAOS_SECONDS:-180}"
+echo "step passed: chaos, seeds from $CONCLAVE_SEED on"
+
 # Another sample of the places where the binary can be killed.
 export CONCLAVE_SEED CONCLAVE_CRASH_POINTS=${CONCLAVE_CRASH_POINTS:-40}
 cargo test --locked -p conclave-tests --test crash_points -- --nocapture

@@ -14,13 +14,37 @@ use crate::{
 /// How often a condition that only time brings about is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How a cluster is laid out.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub kind: Kind,
+    pub size: usize,
+    /// Of the proxies.
+    pub seed: u64,
+    /// For every member.
+    pub flags: Vec<String>,
+    /// Holds data folders and logs, and stays; without it they are temporary.
+    pub folder: Option<PathBuf>,
+    /// Where each member lives; if empty, on loopback behind a proxy each.
+    pub places: Vec<Place>,
+}
+
+/// Where a member lives, and the program that brings it there.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub client: SocketAddr,
+    pub peer: SocketAddr,
+    pub under: Vec<String>,
+}
+
 /// The members of one cluster, running or not.
 #[derive(Debug)]
 pub struct Cluster {
     pub members: Vec<Member>,
     kind: Kind,
+    flags: Vec<String>,
     initial: String,
-    _folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
 }
 
 #[derive(Debug)]
@@ -29,7 +53,13 @@ pub struct Member {
     pub client: SocketAddr,
     pub peer: SocketAddr,
     pub data_dir: PathBuf,
+    /// Where others reach it: its proxy, or itself.
+    pub advertise: SocketAddr,
     pub proxy: Proxy,
+    /// A program that runs it, if any.
+    pub under: Vec<String>,
+    /// Where its log is kept, if it is.
+    pub log: Option<PathBuf>,
     /// None: it does not run.
     pub server: Option<Server>,
 }
@@ -47,18 +77,41 @@ impl Cluster {
     /// # Errors
     /// If there are no ports left.
     pub fn plan(kind: Kind, size: usize, seed: u64) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("conclave-cluster-").tempdir()?;
-        let member = |n: usize| -> Result<Member> {
-            let (client, peer) = free_ports()?;
-            let proxy = Proxy::start(seed + n as u64)?;
-            proxy.set_target(peer);
-            let name = format!("m{}", n + 1);
-            Ok(Member { data_dir: folder.path().join(&name), name, client, peer, proxy, server: None })
+        let (flags, folder, places) = Default::default();
+        Self::lay_out(&Layout { kind, size, seed, flags, folder, places })
+    }
+
+    /// As it is wanted; starts nothing.
+    ///
+    /// # Errors
+    /// If there are no ports left.
+    pub fn lay_out(layout: &Layout) -> Result<Self> {
+        let (folder, temporary) = match &layout.folder {
+            Some(folder) => (folder.clone(), None),
+            None => {
+                let folder = tempfile::Builder::new().prefix("conclave-cluster-").tempdir()?;
+                (folder.path().to_owned(), Some(folder))
+            }
         };
-        let members = (0..size).map(member).collect::<Result<Vec<_>>>()?;
-        let entry = |member: &Member| format!("{}=http://{}", member.name, member.proxy.address);
+        let member = |n: usize| -> Result<Member> {
+            let proxy = Proxy::start(layout.seed + n as u64)?;
+            let (client, peer, advertise, under) = match layout.places.get(n) {
+                Some(place) => (place.client, place.peer, place.peer, place.under.clone()),
+                None => {
+                    let (client, peer) = free_ports()?;
+                    proxy.set_target(peer);
+                    (client, peer, proxy.address, Vec::new())
+                }
+            };
+            let name = format!("m{}", n + 1);
+            let log = layout.folder.as_ref().map(|folder| folder.join(format!("{name}.log")));
+            let data_dir = folder.join(&name);
+            Ok(Member { name, client, peer, data_dir, advertise, proxy, under, log, server: None })
+        };
+        let members = (0..layout.size).map(member).collect::<Result<Vec<_>>>()?;
+        let entry = |member: &Member| format!("{}=http://{}", member.name, member.advertise);
         let initial = members.iter().map(entry).collect::<Vec<_>>().join(",");
-        Ok(Self { members, kind, initial, _folder: folder })
+        Ok(Self { members, kind: layout.kind, flags: layout.flags.clone(), initial, _folder: temporary })
     }
 
     /// All of them, each as soon as the others let it.
@@ -73,7 +126,29 @@ impl Cluster {
     }
 
     fn role(&self, member: &Member) -> Role {
-        Role { name: member.name.clone(), initial: self.initial.clone(), advertise: member.proxy.address }
+        Role { name: member.name.clone(), initial: self.initial.clone(), advertise: member.advertise }
+    }
+
+    fn options(&self, n: usize) -> Options {
+        let member = &self.members[n];
+        Options {
+            flags: self.flags.clone(),
+            data_dir: Some(member.data_dir.clone()),
+            addresses: Some((member.client, member.peer)),
+            cluster: Some(self.role(member)),
+            under: member.under.clone(),
+            log: member.log.clone(),
+            ..Options::default()
+        }
+    }
+
+    /// Starts one and waits for nothing: it may need others before it is ready.
+    ///
+    /// # Errors
+    /// If it cannot be started at all.
+    pub fn spawn(&mut self, n: usize) -> Result<()> {
+        self.members[n].server = Some(Server::spawn(self.kind, &self.options(n))?);
+        Ok(())
     }
 
     /// Starts these at the same time, and waits until they are ready.
@@ -85,13 +160,7 @@ impl Cluster {
         let starting: Vec<_> = which
             .iter()
             .map(|&n| {
-                let member = &self.members[n];
-                let options = Options {
-                    data_dir: Some(member.data_dir.clone()),
-                    addresses: Some((member.client, member.peer)),
-                    cluster: Some(self.role(member)),
-                    ..Options::default()
-                };
+                let options = self.options(n);
                 (n, thread::spawn(move || Server::start(kind, &options)))
             })
             .collect();
@@ -110,6 +179,7 @@ impl Cluster {
         let member = &self.members[n];
         let mut command = Command::new(self.kind.program()?);
         command.args(self.role(member).flags(&member.data_dir, member.client, member.peer));
+        command.args(&self.flags);
         Ok(command)
     }
 

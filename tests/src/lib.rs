@@ -11,10 +11,12 @@
 //! `skipped: no X` by [`process::skip`], and `.ci/run` fails on a skip that `tests/allowed-skips` does not name.
 
 pub mod bench;
+pub mod chaos;
 pub mod client;
 pub mod cluster;
 pub mod differential;
 pub mod etcdctl;
+pub mod history;
 pub mod process;
 pub mod proxy;
 pub mod sim;

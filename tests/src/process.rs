@@ -72,6 +72,8 @@ pub struct Options {
     pub cluster: Option<Role>,
     /// A program that runs the server: its name and arguments, before the server's own.
     pub under: Vec<String>,
+    /// All that it logs is appended here.
+    pub log: Option<PathBuf>,
 }
 
 /// A server's part in a cluster of several.
@@ -93,6 +95,7 @@ pub struct Server {
     pub data_dir: PathBuf,
     child: Child,
     tail: Arc<Mutex<VecDeque<String>>>,
+    ready: mpsc::Receiver<()>,
     _folder: Option<tempfile::TempDir>,
 }
 
@@ -116,6 +119,24 @@ impl Server {
     }
 
     fn start_once(kind: Kind, options: &Options) -> Result<Self> {
+        let mut server = Self::spawn(kind, options)?;
+        match server.ready.recv_timeout(START_TIMEOUT) {
+            Ok(()) => Ok(server),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                bail!("{} is not ready after a minute\n{}", kind.name(), server.log())
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                let status = server.child.wait()?;
+                bail!("{} ended ({status}) before it was ready\n{}", kind.name(), server.log())
+            }
+        }
+    }
+
+    /// Starts a server and waits for nothing: of several, one may need the others before it is ready.
+    ///
+    /// # Errors
+    /// If it cannot be started at all.
+    pub fn spawn(kind: Kind, options: &Options) -> Result<Self> {
         let (client, peer) = options.addresses.map_or_else(free_ports, Ok)?;
         let (data_dir, folder) = match &options.data_dir {
             Some(dir) => (dir.clone(), None),
@@ -146,18 +167,9 @@ impl Server {
         let mut child = command.spawn().with_context(|| format!("starting {}", kind.name()))?;
         let stderr = child.stderr.take().expect("stderr was piped");
         let tail = Arc::new(Mutex::new(VecDeque::new()));
-        let ready = watch_log(stderr, Arc::clone(&tail));
-        let mut server = Self { kind, client, peer, data_dir, child, tail, _folder: folder };
-        match ready.recv_timeout(START_TIMEOUT) {
-            Ok(()) => Ok(server),
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                bail!("{} is not ready after a minute\n{}", kind.name(), server.log())
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                let status = server.child.wait()?;
-                bail!("{} ended ({status}) before it was ready\n{}", kind.name(), server.log())
-            }
-        }
+        let file = options.log.as_ref().map(|path| fs::OpenOptions::new().create(true).append(true).open(path));
+        let ready = watch_log(stderr, Arc::clone(&tail), file.transpose()?);
+        Ok(Self { kind, client, peer, data_dir, child, tail, ready, _folder: folder })
     }
 
     /// Where gRPC and HTTP are served.
@@ -188,6 +200,23 @@ impl Server {
             self.child.kill()?;
         }
         self.child.wait()?;
+        Ok(())
+    }
+
+    /// How it ended, if it did.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Stops it in its tracks, or lets it go on.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn pause(&self, paused: bool) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), if paused { Signal::STOP } else { Signal::CONT })?;
         Ok(())
     }
 
@@ -308,13 +337,21 @@ pub fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
 }
 
 /// Reads the log to its end so that the server never blocks on it; tells once when it is ready.
-fn watch_log(stderr: impl std::io::Read + Send + 'static, tail: Arc<Mutex<VecDeque<String>>>) -> mpsc::Receiver<()> {
+fn watch_log(
+    stderr: impl std::io::Read + Send + 'static,
+    tail: Arc<Mutex<VecDeque<String>>>,
+    mut file: Option<fs::File>,
+) -> mpsc::Receiver<()> {
     let (ready, told) = mpsc::channel();
     thread::spawn(move || {
         let mut ready = Some(ready);
         for line in BufReader::new(stderr).split(b'\n') {
             let Ok(line) = line else { break };
             let line = String::from_utf8_lossy(&line).into_owned();
+            if let Some(file) = &mut file {
+                // A log that cannot be kept is no reason to stop reading it.
+                let _ = writeln!(file, "{line}");
+            }
             if line.contains(READY)
                 && let Some(ready) = ready.take()
             {
