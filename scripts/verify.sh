@@ -30,7 +30,7 @@ echo "step passed: chaos, seeds from $CONCLAVE_SEED on"
 
 # Another sample of the places where the binary can be killed.
 export CONCLAVE_SEED CONCLAVE_CRASH_POINTS=${CONCLAVE_CRASH_POINTS:-40}
-cargo test --locked -p conclave-tests --test crash_points -- --nocapture
+cargo test --locked -p conclave-tests --test crash_points --test crash_points_cluster -- --nocapture
 
 # 100,000 operations, a script that was not seen before; its seed is printed, and printed again with a difference.
 cargo run --quiet --locked -p conclave-tests --bin differential -- --ops 100000 --seed "$CONCLAVE_SEED"
