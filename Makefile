@@ -32,7 +32,7 @@ sim: ## The simulator: SEED=17 replays one seed with its trace; without SEED, a 
 lint: ## Formatting, clippy without a warning, rules of the house
 	@scripts/lint.sh
 
-bench: ## One member against one etcd 3.7.1, interleaved; writes docs/benchmarks
+bench: ## One member against one etcd 3.7.1, three against three, interleaved; writes docs/benchmarks
 	@scripts/bench.sh
 
 scale: ## A million keys: memory, restart, and whether a compaction is felt (several minutes)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One member of Conclave against one etcd 3.7.1. Arguments go to the bench program: `scripts/bench.sh --only get --rounds 1`
-# prints only; without arguments the table in docs/benchmarks is written anew.
+# One member of Conclave against one etcd 3.7.1, and three against three. Arguments go to the bench program: `scripts/bench.sh --only get --rounds 1`
+# prints only; without arguments the tables in docs/benchmarks are written anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh

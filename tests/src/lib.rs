@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`process`] starts a server of either kind, [`cluster`] several, [`proxy`] is a bad network between them,
 //! [`client`] talks to them, [`differential`] compares the two,
-//! [`sim`] is a machine that crashes on command.
+//! [`sim`] is a machine that crashes on command; [`chaos`] is the same with real processes, judged by [`history`].
 //!
 //! *Rules.* A test waits for conditions and never sleeps; ports are the OS's choice; a test that cannot run says
 //! `skipped: no X` by [`process::skip`], and `.ci/run` fails on a skip that `tests/allowed-skips` does not name.

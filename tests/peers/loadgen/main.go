@@ -20,7 +20,7 @@ import (
 )
 
 type options struct {
-	endpoint    string
+	endpoints   string
 	load        string
 	connections int
 	clients     int
@@ -50,7 +50,7 @@ type result struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.endpoint, "endpoint", "http://127.0.0.1:2379", "where the server listens")
+	flag.StringVar(&o.endpoints, "endpoint", "http://127.0.0.1:2379", "where servers listen, with commas between; connections take turns")
 	flag.StringVar(&o.load, "load", "put", strings.Join(names(), ", "))
 	flag.IntVar(&o.connections, "connections", 16, "TCP connections; clients share them")
 	flag.IntVar(&o.clients, "clients", 64, "requests under way; watchers, for the load watch")
@@ -59,7 +59,7 @@ func main() {
 	flag.IntVar(&o.rate, "rate", 0, "requests a second (open loop); 0 is a closed loop")
 	flag.DurationVar(&o.warmup, "warmup", time.Second, "time before the measurement")
 	flag.DurationVar(&o.duration, "duration", 5*time.Second, "time of the measurement")
-	flag.StringVar(&o.statFile, "stat", "", "the server's /proc/PID/stat: its CPU time during the measurement is reported")
+	flag.StringVar(&o.statFile, "stat", "", "the servers' /proc/PID/stat, with commas between: their CPU time during the measurement is reported")
 	flag.Parse()
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "loadgen:", err)
@@ -96,9 +96,10 @@ func run(o options) error {
 
 func dial(o options) ([]*clientv3.Client, error) {
 	clients := make([]*clientv3.Client, 0, o.connections)
-	for range min(o.connections, o.clients) {
+	endpoints := strings.Split(o.endpoints, ",")
+	for i := range min(o.connections, o.clients) {
 		c, err := clientv3.New(clientv3.Config{
-			Endpoints:   []string{o.endpoint},
+			Endpoints:   []string{endpoints[i%len(endpoints)]},
 			DialTimeout: 10 * time.Second,
 			DialOptions: []grpc.DialOption{grpc.WithBlock()}, //nolint:staticcheck // a connection that fails must fail here
 			Logger:      zap.NewNop(),

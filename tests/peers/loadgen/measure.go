@@ -47,9 +47,9 @@ func newClock(o options) *clock {
 // sample blocks until the end of the measurement.
 func (c *clock) sample() {
 	time.Sleep(time.Until(c.start))
-	c.cpu[0] = cpuTime(c.stat)
+	c.cpu[0] = cpuTimes(c.stat)
 	time.Sleep(time.Until(c.end))
-	c.cpu[1] = cpuTime(c.stat)
+	c.cpu[1] = cpuTimes(c.stat)
 }
 
 // closed runs N clients, each with one request under way.
@@ -134,6 +134,14 @@ func summary(o options, c *clock, recorders []recorder) (result, error) {
 	r.P50, r.P99, r.P999, r.Max = at(0.5), at(0.99), at(0.999), at(1)
 	r.CPUMicros = float64((c.cpu[1] - c.cpu[0]).Microseconds()) / float64(len(all))
 	return r, nil
+}
+
+// cpuTimes is the sum over several processes.
+func cpuTimes(stats string) (sum time.Duration) {
+	for _, stat := range strings.Split(stats, ",") {
+		sum += cpuTime(stat)
+	}
+	return sum
 }
 
 // cpuTime is user plus system time of a process, from its stat file; the kernel counts in hundredths of a second.

@@ -1,16 +1,17 @@
-//! `make bench`: the table of `docs/benchmarks/one-member.md`.
+//! `make bench`: the tables of `docs/benchmarks`, one member against one and three against three.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
 use conclave_tests::{
-    bench::{Plan, markdown, run, write},
+    bench::{Plan, one, three, write},
     process::Kind,
 };
+use serde_json::Value;
 
 #[derive(Debug, Parser)]
-#[command(about = "Measures one member of conclave against one etcd 3.7.1, interleaved")]
+#[command(about = "Measures members of conclave against etcd 3.7.1, interleaved")]
 struct Args {
     /// Seconds of each measurement, after a second of warm-up.
     #[arg(long, default_value_t = 4)]
@@ -21,6 +22,9 @@ struct Args {
     /// Only loads whose name contains this.
     #[arg(long)]
     only: Option<String>,
+    /// One against one, or three against three; both if absent.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=3))]
+    members: Option<u8>,
     /// Where JSON and table go; nowhere if absent.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -31,13 +35,23 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    ensure!(!cfg!(debug_assertions), "build with --release: a debug build measures nothing");
+    // Servers are built in the profile of this program, unless one is given.
+    let measurable = !cfg!(debug_assertions) || std::env::var_os("CONCLAVE_BIN").is_some();
+    ensure!(measurable, "build with --release: a debug build measures nothing");
     let first = if args.noise { Kind::Etcd } else { Kind::Conclave };
     let plan = Plan { kinds: [first, Kind::Etcd], seconds: args.seconds, rounds: args.rounds, only: args.only };
-    let result = run(&plan)?;
-    println!("{}", markdown(&result));
-    if let Some(folder) = args.out {
-        write(&result, &folder)?;
+    let chosen = |members| args.members.is_none_or(|only| only == members);
+    let save = |result: &Value, table: &str, name| {
+        println!("{table}");
+        args.out.as_ref().map_or(Ok(()), |folder| write(result, table, folder, name))
+    };
+    if chosen(1) {
+        let result = one::run(&plan)?;
+        save(&result, &one::markdown(&result), "one-member")?;
+    }
+    if chosen(3) {
+        let result = three::run(&plan)?;
+        save(&result, &three::markdown(&result), "three-members")?;
     }
     Ok(())
 }
