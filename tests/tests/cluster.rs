@@ -118,6 +118,16 @@ async fn all_members_die_and_come_back() -> Result<()> {
     Ok(())
 }
 
+/// Not left behind by a test that fails.
+struct Started(std::process::Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn refused(mut command: Command, termination_log: &std::path::Path) -> Result<(Ended, serde_json::Value)> {
     fs::write(termination_log, "")?;
     command.arg(format!("--termination-log={}", termination_log.display()));
@@ -170,7 +180,7 @@ async fn a_wiped_folder_is_refused() -> Result<()> {
 async fn a_first_start_waits_for_all() -> Result<()> {
     let mut cluster = Cluster::plan(Kind::Conclave, 3, 5)?;
     let mut early: Vec<_> = (0..2)
-        .map(|n| Ok(cluster.command(n)?.stderr(std::process::Stdio::piped()).spawn()?))
+        .map(|n| Ok(Started(cluster.command(n)?.stderr(std::process::Stdio::piped()).spawn()?)))
         .collect::<Result<Vec<_>>>()?;
     // Both have met when each has written down the other.
     eventually("two members that have met", async || {
@@ -183,7 +193,7 @@ async fn a_first_start_waits_for_all() -> Result<()> {
     for n in 0..2 {
         assert!(fs::read_to_string(cluster.members[n].data_dir.join("identity"))?.contains("\"initialised\": false"));
     }
-    for child in &mut early {
+    for Started(child) in &mut early {
         rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::TERM)?;
         let status = wait_for_end(child, Duration::from_secs(30))?;
         assert!(status.success(), "an end that was asked for: {status}");
@@ -237,11 +247,10 @@ async fn modes_say_what_must_be_there() -> Result<()> {
         vec!["--initial-cluster-state=existing".to_owned(), "--initial-cluster=x=http://127.0.0.1:1".to_owned()],
     ];
     for flags in goes_on {
-        let mut child = cluster.command(0)?.args(&flags).stderr(std::process::Stdio::null()).spawn()?;
+        let child = Started(cluster.command(0)?.args(&flags).stderr(std::process::Stdio::null()).spawn()?);
         let url = cluster.members[0].url();
         let began = eventually("a member that goes on", async || put(&url, "a", "b").await).await;
-        child.kill()?;
-        child.wait()?;
+        drop(child);
         began.with_context(|| flags.join(" "))?;
     }
     Ok(())
