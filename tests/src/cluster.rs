@@ -119,10 +119,18 @@ impl Cluster {
     /// # Errors
     /// If one does not start; its log is in the error.
     pub fn start(kind: Kind, size: usize, seed: u64) -> Result<Self> {
-        let mut cluster = Self::plan(kind, size, seed)?;
         let all: Vec<_> = (0..size).collect();
-        cluster.start_members(&all)?;
-        Ok(cluster)
+        // As for a single server: a port may be taken between our look and the bind, and then all are chosen anew.
+        let mut last = None;
+        for _ in 0..3 {
+            let mut cluster = Self::plan(kind, size, seed)?;
+            match cluster.start_members(&all) {
+                Ok(()) => return Ok(cluster),
+                Err(e) if format!("{e:#}").to_lowercase().contains("address already in use") => last = Some(e),
+                Err(e) => return Err(e),
+            }
+        }
+        Err(last.expect("three rounds, each returned or left its error"))
     }
 
     fn role(&self, member: &Member) -> Role {
@@ -189,6 +197,13 @@ impl Cluster {
     /// If it cannot be waited for.
     pub fn kill(&mut self, n: usize) -> Result<()> {
         self.members[n].server.take().context("it runs")?.kill()
+    }
+
+    /// The last lines that each running member logged, for the message of a failure.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let running = self.members.iter().filter_map(|member| Some((&member.name, member.server.as_ref()?)));
+        running.map(|(name, server)| format!("{name}:\n{}\n", server.log())).collect()
     }
 
     /// Client endpoints of those that run.

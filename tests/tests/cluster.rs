@@ -265,12 +265,18 @@ async fn a_bad_network() -> Result<()> {
     for n in 0..3 {
         let faults = &cluster.members[n].proxy.faults;
         faults.delay_ms.store(40, SeqCst);
-        writers.more(200).await?;
+        writers.more(200).await.with_context(|| format!("delays in front of member {n}\n{}", cluster.logs()))?;
         faults.cut_one_in.store(40, SeqCst);
-        writers.more(200).await?;
+        writers
+            .more(200)
+            .await
+            .with_context(|| format!("delays and cuts in front of member {n}\n{}", cluster.logs()))?;
         faults.flip_one_in.store(40, SeqCst);
         faults.delay_ms.store(0, SeqCst);
-        writers.more(200).await?;
+        writers
+            .more(200)
+            .await
+            .with_context(|| format!("cuts and flips in front of member {n}\n{}", cluster.logs()))?;
         eventually("cuts and flips", async || {
             let (cuts, flips) = (faults.cuts.load(SeqCst), faults.flips.load(SeqCst));
             ensure!(cuts >= 5 && flips >= 5, "{cuts} cuts, {flips} flips");
@@ -279,7 +285,7 @@ async fn a_bad_network() -> Result<()> {
         .await?;
         faults.heal();
         faults.black_hole.store(true, SeqCst);
-        writers.more(200).await?;
+        writers.more(200).await.with_context(|| format!("nothing reaches member {n}\n{}", cluster.logs()))?;
         faults.heal();
         cluster.caught_up().await?;
     }
