@@ -5,8 +5,9 @@ use std::{fs, path::Path};
 
 use bytes::Bytes;
 use conclave_proto::conclave::peer::v1::{
-    ArchiveAnswer, ArchiveBegin, ArchiveChunk, ArchiveMeta, Entry, EntryKind, Frame, Hello, HelloReply, Kind, Message,
-    Messages, Ping, Pong, Purpose, Refusal, archive_answer, frame,
+    ArchiveAnswer, ArchiveBegin, ArchiveChunk, ArchiveMeta, Entry, EntryKind, Forward, Frame, Hello, HelloReply, Kind,
+    LeaseAnswer, LeaseAnswers, LeaseAsk, LeaseAsks, Message, Messages, Ping, Pong, Purpose, Refusal, archive_answer,
+    frame, message,
 };
 
 fn hello() -> Hello {
@@ -77,6 +78,27 @@ fn messages() -> Messages {
     Messages { messages: vec![append, response, snapshot] }
 }
 
+/// What the kinds that raft does not know carry.
+fn asides() -> Messages {
+    let message =
+        |kind: Kind, aside| Message { kind: kind.into(), to: 2, from: 1, term: 7, aside, ..Message::default() };
+    let entry = Entry { data: Bytes::from_static(b"proposal"), ..Entry::default() };
+    let forward = Some(message::Aside::Forward(Forward { life: 3, number: 400 }));
+    let asks =
+        vec![LeaseAsk { ticket: 1 << 40, lease: -5, renew: true }, LeaseAsk { ticket: 2, lease: 6, renew: false }];
+    let answers = vec![
+        LeaseAnswer { ticket: 1 << 40, lives: true, remaining_ms: 59_000, granted_ms: 60_000 },
+        LeaseAnswer { ticket: 2, lives: false, remaining_ms: 0, granted_ms: 0 },
+    ];
+    let messages = vec![
+        Message { entries: vec![entry.clone()], ..message(Kind::Propose, forward.clone()) },
+        Message { entries: vec![entry], reject: true, ..message(Kind::ProposeRefused, forward) },
+        message(Kind::LeaseAsk, Some(message::Aside::LeaseAsks(LeaseAsks { asks }))),
+        message(Kind::LeaseAnswer, Some(message::Aside::LeaseAnswers(LeaseAnswers { answers }))),
+    ];
+    Messages { messages }
+}
+
 fn frame(kind: frame::Kind) -> Vec<u8> {
     prost::Message::encode_to_vec(&Frame { kind: Some(kind) })
 }
@@ -85,6 +107,7 @@ fn frame(kind: frame::Kind) -> Vec<u8> {
 fn golden_messages_mean_what_they_meant() {
     let frames = [
         ("messages", frame::Kind::Messages(messages())),
+        ("asides", frame::Kind::Messages(asides())),
         ("ping", frame::Kind::Ping(Ping { number: 77 })),
         ("pong", frame::Kind::Pong(Pong { number: 77 })),
         ("archive_begin", frame::Kind::ArchiveBegin(ArchiveBegin { meta: Some(meta()), term: 6 })),

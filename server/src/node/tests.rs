@@ -4,6 +4,7 @@
 
 mod crafted;
 mod group;
+mod lanes;
 mod leases;
 mod mailboxes;
 mod random;
