@@ -2,7 +2,7 @@
 # install), honours CARGO_TARGET_DIR, and may be run from anywhere with `make -C`.
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster build test verify sim lint bench scale format
+.PHONY: help run cluster build test verify sim chaos lint bench scale format
 
 help: ## What can be done here
 	@echo 'Conclave: a coordination service that speaks the etcd v3 API.'
@@ -31,6 +31,9 @@ sim: ## The simulator: SEED=17 replays one seed with its trace; without SEED, a 
 
 lint: ## Formatting, clippy without a warning, rules of the house
 	@scripts/lint.sh
+
+chaos: ## Real members under kills, pauses and partitions: KILLS=500, or SEED and MEMBERS of a failing run
+	@scripts/chaos.sh
 
 bench: ## One member against one etcd 3.7.1, three against three, interleaved; writes docs/benchmarks
 	@scripts/bench.sh

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Real members under kills, pauses and partitions: `make chaos KILLS=500`, or SEED and MEMBERS as a failing run printed them.
+# As root, members get network namespaces of their own; otherwise proxies. Folders and logs of a failing round are kept.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/env.sh
+scripts/setup.sh chaos
+set -- ${KILLS:+--kills "$KILLS"} ${SEED:+--seed "$SEED"} ${MEMBERS:+--members "$MEMBERS"} "$@"
+# Without anything asked for: three minutes.
+[ $# -gt 0 ] || set -- --seconds 180
+cargo run --quiet --locked -p conclave-tests --bin chaos -- "$@"
