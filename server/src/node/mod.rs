@@ -12,6 +12,7 @@
 //! | apply | the state machine | its queue, the engine |
 //! | watch | the hub | its inbox |
 //! | reclaim | nothing | flushes, dropping history |
+//! | archives-in, archives-out | nothing; a thread more for each transfer | pipes, the staged file |
 //! | each runtime's carrier task | nothing | nothing |
 //!
 //! # Invariants
@@ -28,6 +29,9 @@
 //!   repeated by the network (`forward` has the argument; script `forwarding`, `tests::random`).
 //! - *A renewal is answered by a leader that proved itself after it moved the deadline* (`lease_desk`, `tests::leases`).
 //! - *No message stops this member*, whatever it holds (`core::admit`, `tests::crafted`).
+//! - *A state is another member's as a whole or not at all*, whatever call the process dies in while an archive comes,
+//!   the log begins anew and the state is put in (`archive_torture` in the test crate, `tests::archives`).
+//! - *History and log that an open archive needs stay* until nobody reads it (`archives` has the argument).
 //! - *Everything is bounded*: proposals in flight by number and bytes, waiting reads by slots, messages by the queue's
 //!   bound, what is not applied by raft's own limit, the log above the flushed index by the reclaim thread.
 //! - *A thread that cannot go on stops the process* (`thread`), with nothing promised that is not kept.
@@ -47,7 +51,8 @@
 //! # Not here
 //! What entries mean (`state`), who is told of changes (`watch`), when a lease runs out (`lease::Expiry`), gRPC (`api`).
 //! Messages for other members end in `transport`, whose queues the room `peer` empties and fills; changes of the
-//! membership are not built yet, but nothing in here takes the members for fixed.
+//! membership are not built yet, but nothing in here takes the members for fixed. A member whose log rotted refuses to
+//! start; that it asks the others for the state instead is not built yet. What an archive is: `snapshot`.
 //!
 //! References: Ongaro's thesis, sections 3 (raft), 6.4 (ReadIndex), 9.6 (PreVote), 10.2.1 (writing in parallel);
 //! raft-rs 0.7.0 for the contract of its `Ready`.
