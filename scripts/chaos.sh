@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 scripts/setup.sh chaos
-set -- ${KILLS:+--kills "$KILLS"} ${SEED:+--seed "$SEED"} ${MEMBERS:+--members "$MEMBERS"} "$@"
-# Without anything asked for: three minutes.
-[ $# -gt 0 ] || set -- --seconds 180
+# Without a number of kills: three minutes.
+[ -n "${KILLS:-}" ] && set -- --kills "$KILLS" "$@" || set -- --seconds 180 "$@"
+set -- ${SEED:+--seed "$SEED"} ${MEMBERS:+--members "$MEMBERS"} "$@"
 cargo run --quiet --locked -p conclave-tests --bin chaos -- "$@"

@@ -79,6 +79,8 @@ pub struct Report {
     pub leader_changes: usize,
     pub resumed: usize,
     pub revisions: usize,
+    /// From a heal until every member answered; the longest.
+    pub slowest_heal: Duration,
     pub history: Summary,
 }
 
@@ -90,6 +92,7 @@ impl Report {
         self.leader_changes += other.leader_changes;
         self.resumed += other.resumed;
         self.revisions += other.revisions;
+        self.slowest_heal = self.slowest_heal.max(other.slowest_heal);
         self.history.add(other.history);
     }
 
@@ -147,7 +150,7 @@ pub async fn round(plan: &Plan, network: &Network) -> Result<Report> {
     let turns = strike(plan, &mut nemesis, &mut cluster, &leaders, &clients).await?;
 
     nemesis.heal(&mut cluster)?;
-    verdict::lives(&cluster, START + 2 * Duration::from_millis(ELECTION_MS)).await?;
+    let slowest_heal = verdict::lives(&cluster, START + 2 * Duration::from_millis(ELECTION_MS)).await?;
     alive(&mut cluster)?;
     let zero = clients.zero;
     let mut ops = clients.stop()?;
@@ -164,6 +167,7 @@ pub async fn round(plan: &Plan, network: &Network) -> Result<Report> {
         leader_changes: terms.saturating_sub(1),
         resumed,
         revisions: usize::try_from(last).context("a revision is positive")?,
+        slowest_heal,
         history,
     })
 }

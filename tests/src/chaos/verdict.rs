@@ -12,12 +12,13 @@ use crate::{
     history::{Answer, Call, Op, Outcome, Summary, Truth, check},
 };
 
-/// Every member answers a write of its own, in so much time from the heal on.
+/// Every member answers a linearizable read, in so much time from the heal on. How long the last one took.
 ///
 /// # Errors
 /// The member that does not.
-pub async fn lives(cluster: &Cluster, bound: Duration) -> Result<()> {
-    let until = tokio::time::Instant::now() + bound;
+pub async fn lives(cluster: &Cluster, bound: Duration) -> Result<Duration> {
+    let healed = tokio::time::Instant::now();
+    let until = healed + bound;
     for member in &cluster.members {
         let url = member.url();
         let read = async {
@@ -33,7 +34,7 @@ pub async fn lives(cluster: &Cluster, bound: Duration) -> Result<()> {
         let answered = tokio::time::timeout_at(until, read).await;
         answered.with_context(|| format!("{} answers nothing {bound:?} after the heal\n{}", member.name, log()))??;
     }
-    Ok(())
+    Ok(healed.elapsed())
 }
 
 /// One more write by a client of its own; its revision is the last one.
