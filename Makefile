@@ -2,7 +2,7 @@
 # install), honours CARGO_TARGET_DIR, and may be run from anywhere with `make -C`.
 
 .DEFAULT_GOAL := help
-.PHONY: help run cluster build test verify sim chaos lint bench scale format
+.PHONY: help run cluster build test verify sim mutants chaos lint bench scale format
 
 help: ## What can be done here
 	@echo 'Conclave: a coordination service that speaks the etcd v3 API.'
@@ -28,6 +28,9 @@ verify: ## The long proofs: lint, licences, simulation, crash points, 100,000 op
 
 sim: ## The simulator: SEED=17 replays one seed with its trace; without SEED, a hundred fresh ones
 	@scripts/sim.sh
+
+mutants: ## Put known defects back one by one: the simulator must find each of them
+	@scripts/mutants.sh
 
 lint: ## Formatting, clippy without a warning, rules of the house
 	@scripts/lint.sh

@@ -28,6 +28,10 @@ scripts/setup.sh chaos
 cargo run --quiet --locked -p conclave-tests --bin chaos -- --seed "$CONCLAVE_SEED" --seconds "${CONCLAVE_CHAOS_SECONDS:-180}"
 echo "step passed: chaos, seeds from $CONCLAVE_SEED on"
 
+# The simulator must find each defect that is put back on purpose.
+SEED=$CONCLAVE_SEED scripts/mutants.sh
+echo "step passed: mutants, seeds from $CONCLAVE_SEED on"
+
 # Another sample of the places where the binary can be killed.
 export CONCLAVE_SEED CONCLAVE_CRASH_POINTS=${CONCLAVE_CRASH_POINTS:-40}
 cargo test --locked -p conclave-tests --test crash_points --test crash_points_cluster -- --nocapture

@@ -18,19 +18,27 @@ pub enum Mutant {
     ReadWithoutQuorum,
     /// What does not fit the hub's queue is forgotten (17529).
     EventLost,
-    /// An expiry counts in a later term than the one that made it. Two lines, because either one alone prevents it: only
-    /// a leader proposes, and apply compares the terms.
-    StaleExpiry,
+    /// A log that ends before its mark is taken as it is.
+    TrustShortLog,
+    /// A log that is broken below its mark is cut there.
+    CutAtRot,
+    /// A forwarded proposal that comes twice executes twice.
+    DuplicateForward,
+    /// A store that holds a part of an archive is taken for whole.
+    HalfArchive,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::AckBeforeFsync,
         Self::AppliedOutsideBatch,
         Self::VoteBeforePersist,
         Self::ReadWithoutQuorum,
         Self::EventLost,
-        Self::StaleExpiry,
+        Self::TrustShortLog,
+        Self::CutAtRot,
+        Self::DuplicateForward,
+        Self::HalfArchive,
     ];
 }
 

@@ -304,7 +304,7 @@ impl<Io: LogIo> Driver<Io> {
                 }
             }
             Input::ProposeAsLeader(commands) => {
-                if (self.core.standing().leading || mutants::is(Mutant::StaleExpiry)) && !commands.is_empty() {
+                if self.core.standing().leading && !commands.is_empty() {
                     // A refusal needs no answer: whoever made them makes them again.
                     let _ = self.core.propose(commands.into_iter());
                 }

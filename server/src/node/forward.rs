@@ -22,7 +22,10 @@
 use std::collections::BTreeMap;
 
 use super::message::Forward;
-use crate::types::{MemberId, Term};
+use crate::{
+    mutants::{self, Mutant},
+    types::{MemberId, Term},
+};
 
 /// Messages of one member that may overtake another one. In order on one connection none does; the bound is for what
 /// networks and reconnecting may do.
@@ -115,7 +118,7 @@ impl Intake {
         if forward.life > *life {
             (*life, *seen) = (forward.life, Seen::default());
         }
-        if forward.life < *life || !seen.mark(forward.number) {
+        if forward.life < *life || (!seen.mark(forward.number) && !mutants::is(Mutant::DuplicateForward)) {
             return Fate::Drop;
         }
         if leads { Fate::Take } else { Fate::Refuse }

@@ -9,6 +9,7 @@
 
 use super::{core::RaftStart, log::Recovered};
 use crate::{
+    mutants::{self, Mutant},
     snapshot::ArchiveMeta,
     types::{LogIndex, Term},
 };
@@ -69,7 +70,7 @@ pub fn install_due(
     let staged = staged.map(|meta| (meta.index, meta.term));
     match installing {
         Some((index, _)) if staged != installing => Err(Mismatch::ArchiveLost { index }),
-        Some(_) => Ok(true),
+        Some(_) => Ok(!mutants::is(Mutant::HalfArchive)),
         // A staged archive that raft did not take changes nothing.
         None => Ok(log.base.0 > state.applied.0 && staged == Some(log.base)),
     }

@@ -12,7 +12,6 @@ use crate::{
     error::Error,
     lease::{self, MAX_TTL_SECONDS},
     members,
-    mutants::{self, Mutant},
     mvcc::{self, KeyRange},
     types::{LeaseId, MemberId, Revision, Term},
 };
@@ -129,7 +128,7 @@ fn lease_grant(work: &mut Work<'_>, r: &entry::LeaseGrant) -> Result<Reply, Erro
 /// A revocation that a leader's clock asked for counts only in the term in which it was proposed: under the next leader
 /// the lease has been given more time, and a client may have been told so.
 fn lease_revoke(work: &mut Work<'_>, r: &entry::LeaseRevoke, terms: Terms) -> Result<Reply, Error> {
-    if r.expired && terms.proposed != terms.committed && !mutants::is(Mutant::StaleExpiry) {
+    if r.expired && terms.proposed != terms.committed {
         return Ok(Reply::Done);
     }
     let id = LeaseId(r.id);

@@ -50,6 +50,7 @@ counts! {
     unsynced_lost: "crashes that lost unsynced sectors", always;
     torn_tails: "starts that cut a torn tail", always;
     flush_rollbacks: "crashes that took the store back", always;
+    rotten: "logs that lost what was synced, and were noticed", many;
     pauses: "pauses", always;
     slow_disks: "slow disks", always;
     partitions: "partitions", many;
@@ -60,6 +61,9 @@ counts! {
     messages_doubled: "messages doubled", many;
     messages_overtaken: "messages that overtook another", many;
     log_cuts: "log cuts", always;
+    archives_sent: "archives sent", many;
+    archives_installed: "archives that became the state", many;
+    archives_redone: "archives that became the state after a crash", rarely;
     compactions: "compactions", always;
     history_dropped: "entries of history dropped", always;
     decided: "entries decided", always;

@@ -186,6 +186,20 @@ impl SimDisk {
         state.counts.flips += 1;
     }
 
+    /// Zeros a file from a byte on, behind everybody's back.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn erase(&self, folder: &str, name: &str, from: usize) {
+        let mut state = self.state();
+        let inode = state.folders[folder].names[name];
+        state.inodes[inode].bytes[from..].fill(0);
+        let durable = &mut state.inodes[inode].durable;
+        let from = from.min(durable.len());
+        durable[from..].fill(0);
+        state.counts.flips += 1;
+    }
+
     /// Every file of a folder with what a reader sees.
     #[must_use]
     pub fn files(&self, folder: &str) -> BTreeMap<String, Vec<u8>> {

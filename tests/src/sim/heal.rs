@@ -49,7 +49,7 @@ impl World {
         let applied = self.judge.truth().applied();
         self.pending.is_empty()
             && self.clients.iter().all(super::clients::Client::is_done)
-            && self.machines.iter().all(|machine| {
+            && self.machines.iter().filter(|machine| !machine.refuses).all(|machine| {
                 machine.member.as_ref().is_some_and(|member| {
                     member.standing.leader.is_some()
                         && member.log_waits() == 0
@@ -96,7 +96,7 @@ impl World {
             mvcc::hash_published(&state.published(), Revision(0)).expect("the current revision").0
         };
         let mut all = vec![(ORACLE, contents(ORACLE, &self.oracle.state), hashed(&self.oracle.state))];
-        for machine in &self.machines {
+        for machine in self.machines.iter().filter(|machine| !machine.refuses) {
             let state = &machine.member.as_ref().expect("a quiet member runs").state;
             all.push((machine.id, contents(machine.id, state), hashed(state)));
         }
@@ -107,6 +107,9 @@ impl World {
             self.see(&Seen::Hashed { member, revision, compacted, hash });
         }
         for place in 0..self.machines.len() {
+            if self.machines[place].refuses {
+                continue;
+            }
             let view = self.machines[place].member.as_ref().expect("it runs").state.read_view();
             let compacted = view.position.compacted;
             for revision in compacted.max(Revision::FIRST).0..=view.position.revision.0 {

@@ -2,14 +2,17 @@
 
 use conclave_server::{
     engine::MemoryEngine,
-    node::log::{LogOptions, LogStore},
+    node::{
+        Staging,
+        log::{LogOptions, LogStore},
+    },
     state::State,
-    types::{LogIndex, MemberId, Term},
+    types::{ClusterId, LogIndex, MemberId, Term},
 };
 
 use super::{
     disk::SimDisk,
-    member::{FOLDER, LOG, Member},
+    member::{ARCHIVES, FOLDER, LOG, Member},
     schedule::Thread,
 };
 
@@ -19,6 +22,7 @@ const TICK_US: u64 = conclave_server::node::TICK_MS * 1_000;
 
 pub(super) struct Machine {
     pub(super) id: MemberId,
+    cluster: ClusterId,
     pub(super) disk: SimDisk,
     pub(super) engine: MemoryEngine,
     /// The first start was finished once; the server keeps this in its identity file.
@@ -33,14 +37,18 @@ pub(super) struct Machine {
     next_tick_us: u64,
     pub(super) paused_until_us: u64,
     pub(super) slow_until_us: u64,
+    /// Its log is rotten; it refuses to start.
+    pub(super) refuses: bool,
+    pub(super) rotten: bool,
     /// The highest index that it ever applied: its log matches every leader's up to there.
     pub(super) applied_to: LogIndex,
 }
 
 impl Machine {
-    pub(super) fn new(id: MemberId, engine: MemoryEngine, rate: u64) -> Self {
+    pub(super) fn new(id: MemberId, cluster: ClusterId, engine: MemoryEngine, rate: u64) -> Self {
         Self {
             id,
+            cluster,
             disk: SimDisk::new(),
             engine,
             initialised: false,
@@ -52,6 +60,8 @@ impl Machine {
             next_tick_us: 0,
             paused_until_us: 0,
             slow_until_us: 0,
+            refuses: false,
+            rotten: false,
             applied_to: LogIndex(0),
         }
     }
@@ -97,7 +107,10 @@ impl Machine {
         let options = LogOptions { must_exist: self.initialised, ..LOG };
         let Ok((log, recovered)) = LogStore::open(disk.folder(FOLDER), options) else { return false };
         if index <= recovered.base.0 {
-            return State::persisted(&self.engine.clone().into()).0 >= index;
+            // In the store, or in an archive that raft took and that is still to become the store.
+            let staging = Staging::open(disk.folder(ARCHIVES), self.cluster);
+            let staged = staging.ok().and_then(|staging| staging.staged().map(|meta| meta.index));
+            return State::persisted(&self.engine.clone().into()).0 >= index || staged >= Some(index);
         }
         log.reader().term(index) == Some(term)
     }

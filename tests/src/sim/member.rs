@@ -1,23 +1,28 @@
 //! The parts of a member that runs, and the glue that the server's threads are. Each function is one turn of one thread,
 //! in the order of the thread that it stands for.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use conclave_proto::conclave::raft::v1::command::Kind;
 use conclave_server::{
     engine::Engine,
     members::Member as MemberRecord,
     node::{
-        self, ConfirmedReads, Driver, DriverConfig, Effects, Identity, Input, Keeper, LeaseDesk, LeaseTime, Message,
-        Persist, Standing, StateFacts, Ticket,
+        self, ConfirmedReads, Driver, DriverConfig, Effects, Identity, Input, Install, Keeper, LeaseDesk, LeaseTime,
+        Message, MessageKind, Persist, Staging, Standing, StateFacts, Ticket, Verdict,
         log::{HardState, LogEntry, LogOptions, LogReader, LogStore, OpenError, Recovered},
     },
+    snapshot::ArchiveMeta,
     state::{Applied, Events, State},
-    types::{ClusterId, LogIndex, Revision, Term},
+    types::{ClusterId, LogIndex, MemberId, Revision, Term},
     watch::{self, Hub, HubOptions, Inbox},
 };
 
 use super::{
+    archives::Open,
     disk::SimFolder,
     machine::Machine,
     seen::{Slot, Started, digest},
@@ -31,10 +36,15 @@ const KEEP_ENTRIES: u64 = 20;
 /// Tickets of clients are multiples of this: the low byte is a runtime's number, and the lease desk has its own.
 pub(super) const TICKETS: u64 = 256;
 pub(super) const FOLDER: &str = "log";
+pub(super) const ARCHIVES: &str = "archive";
 /// Segments so small that a short run fills several and cuts some.
 pub(super) const LOG: LogOptions = LogOptions { segment_bytes: 32 << 10, log_id: 7, must_exist: false };
 
 enum ApplyItem {
+    /// The staged archive takes the place of the state. What was committed in front of it came before.
+    Install(ArchiveMeta),
+    /// The staged archive is of no use.
+    Discard(ArchiveMeta),
     Entries(Vec<LogEntry>),
     Promoted(Term),
     Demoted,
@@ -52,6 +62,12 @@ pub(super) struct Member {
     pub(super) inbox: Inbox,
     pub(super) keeper: Keeper,
     desk: LeaseDesk,
+    pub(super) staging: Staging<SimFolder>,
+    installing: Option<Install>,
+    /// The staged archive that raft was told of last.
+    offered: Option<ArchiveMeta>,
+    /// Archives that are held open for followers.
+    pub(super) open: BTreeMap<MemberId, Open>,
     inputs: Vec<Input>,
     to_log: VecDeque<Persist>,
     to_apply: VecDeque<ApplyItem>,
@@ -73,6 +89,8 @@ pub(super) struct StartedMember {
     pub(super) member: Member,
     pub(super) torn: bool,
     pub(super) unfinished: bool,
+    /// A crash had cut an installation short.
+    pub(super) reinstalled: bool,
     pub(super) seen: Started,
 }
 
@@ -85,7 +103,12 @@ pub(super) struct Died;
 pub(super) struct RaftTurn {
     /// Where raft stands, if that changed.
     pub(super) standing: Option<Standing>,
+    /// Followers that need an archive, and messages that go with one.
+    pub(super) wanted: Vec<MemberId>,
+    pub(super) snapshots: Vec<Message>,
     pub(super) sent: Vec<Message>,
+    /// The log begins anew behind this.
+    pub(super) log_begins: Option<(LogIndex, Term)>,
     pub(super) logged: Vec<Slot>,
     /// Reads that may be answered now.
     pub(super) ready: Vec<Ticket>,
@@ -100,6 +123,8 @@ pub(super) struct RaftTurn {
 pub(super) struct ApplyTurn {
     pub(super) applied: Vec<(LogEntry, Applied)>,
     pub(super) ready: Vec<Ticket>,
+    /// The state is another member's now.
+    pub(super) installed: bool,
 }
 
 impl Member {
@@ -120,8 +145,13 @@ impl Member {
         let (log, recovered) = match LogStore::open(machine.disk.folder(FOLDER), options) {
             Ok(opened) => opened,
             Err(OpenError::Failed(_)) => return Err(Died),
+            Err(OpenError::Rotten(_)) if machine.rotten => {
+                machine.refuses = true;
+                return Err(Died);
+            }
             Err(other) => panic!("m{id}: the log is refused: {other}"),
         };
+        let (staging, reinstalled) = put_in_what_is_due(machine, cluster, &recovered, &mut state)?;
         if node::may_bootstrap(machine.initialised, &recovered, &facts(&state)).expect("nothing was lost") {
             let voters: Vec<_> = first.iter().map(|member| member.id).collect();
             state.bootstrap(first, node::first_conf_state(&voters));
@@ -129,15 +159,8 @@ impl Member {
         machine.initialised = true;
         let reader = log.reader();
         let start = node::fit(&recovered, |index| reader.term(index), facts(&state)).expect("log and state fit");
-        let config = DriverConfig {
-            member: id,
-            boot,
-            heartbeat_ms: 100,
-            election_ms: ELECTION_MS,
-            proposal_timeout_ms: TIMEOUT_MS,
-            seed,
-        };
-        let driver = Driver::new(config, &start, log.reader()).expect("raft starts from what was on disk");
+        let driver = Driver::new(driver_config(id, boot, seed), &start, log.reader())
+            .expect("raft starts from what was on disk");
         let identity = Identity { cluster, member: id, boot };
         let hub_options = HubOptions { catch_up_bytes: 2_000, ring_bytes: 3_000, ..HubOptions::new(cluster, id) };
         let hub = Hub::new(hub_options, &state.read_view());
@@ -154,6 +177,10 @@ impl Member {
             inbox: Inbox::new(256, 4_000),
             keeper: Keeper::new(ELECTION_MS),
             desk: LeaseDesk::default(),
+            staging,
+            installing: None,
+            offered: None,
+            open: BTreeMap::new(),
             inputs: Vec::new(),
             to_log: VecDeque::new(),
             to_apply: VecDeque::new(),
@@ -168,7 +195,7 @@ impl Member {
             dropped: Revision::NEVER,
             cut: LogIndex(0),
         };
-        Ok(StartedMember { member, torn: recovered.torn.is_some(), unfinished, seen })
+        Ok(StartedMember { member, torn: recovered.torn.is_some(), unfinished, reinstalled, seen })
     }
 
     pub(super) fn input(&mut self, input: Input) {
@@ -184,6 +211,15 @@ impl Member {
     }
 
     pub(super) fn apply_waits(&self) -> usize {
+        self.to_apply.len() + usize::from(self.installing.is_some())
+    }
+
+    pub(super) fn installs(&self) -> bool {
+        self.installing.is_some()
+    }
+
+    /// Items behind an installation, if there is one.
+    pub(super) fn items_wait(&self) -> usize {
         self.to_apply.len()
     }
 
@@ -228,8 +264,20 @@ impl Member {
         self.carry_out(effects, now_ms)
     }
 
-    fn carry_out(&mut self, effects: Effects, now_ms: u64) -> RaftTurn {
+    /// An archive is staged here that came with this message.
+    pub(super) fn offer_staged(&mut self, message: Message) {
+        self.offered.clone_from(&message.archive);
+        self.inputs.push(Input::ArchiveStaged(message));
+    }
+
+    fn carry_out(&mut self, mut effects: Effects, now_ms: u64) -> RaftTurn {
         let mut turn = RaftTurn::default();
+        self.to_apply.extend(effects.install.take().map(ApplyItem::Install));
+        if effects.archive.take().is_some_and(|verdict| !matches!(verdict, Verdict::Accepted(_))) {
+            self.to_apply.extend(self.offered.take().map(ApplyItem::Discard));
+        }
+        turn.wanted = std::mem::take(&mut effects.wants_archive);
+        turn.snapshots = effects.send.extract_if(.., |message| message.kind == MessageKind::Snapshot).collect();
         self.more = effects.more;
         let before = std::mem::replace(&mut self.standing, effects.standing);
         turn.standing = (before != effects.standing).then_some(effects.standing);
@@ -245,6 +293,7 @@ impl Member {
         self.desk.take(&self.keeper, effects.standing.term, now_ms, effects.asked);
         turn.sent = effects.send;
         if let Some(persist) = effects.persist {
+            turn.log_begins = persist.batch.reset;
             turn.logged = persist.batch.entries.iter().map(slot).collect();
             self.to_log.push_back(persist);
         }
@@ -295,13 +344,29 @@ impl Member {
         if self.log.wants_mark() { self.log.write_mark().map_err(|_| Died) } else { Ok(()) }
     }
 
-    /// The apply thread: the first `count` items, entries that follow each other in one batch.
-    pub(super) fn apply_turn(&mut self, count: usize, now_ms: u64) -> ApplyTurn {
+    /// The apply thread: the first `count` items, entries that follow each other in one batch; or a step of an
+    /// installation, behind which everything waits.
+    pub(super) fn apply_turn(&mut self, count: usize, now_ms: u64) -> Result<ApplyTurn, Died> {
         let mut turn = ApplyTurn::default();
+        if let Some(mut install) = self.installing.take() {
+            if install.step(&mut self.staging, &mut self.state).map_err(|_| Died)? {
+                turn.installed = true;
+                self.inbox.publish(self.state.read_view().position.revision, watch::Published::TooMany);
+                self.let_reads_go(now_ms, &mut turn);
+            } else {
+                self.installing = Some(install);
+            }
+            return Ok(turn);
+        }
         let mut batch = Vec::new();
-        let items: Vec<_> = self.to_apply.drain(..count).collect();
-        for item in items {
-            match item {
+        for _ in 0..count {
+            match self.to_apply.pop_front().expect("as many wait") {
+                ApplyItem::Install(archive) => {
+                    self.apply(std::mem::take(&mut batch), now_ms, &mut turn);
+                    self.installing = Some(Install::new(&mut self.staging, &archive));
+                    break;
+                }
+                ApplyItem::Discard(archive) => self.staging.discard(&archive).map_err(|_| Died)?,
                 ApplyItem::Entries(entries) => batch.extend(entries),
                 ApplyItem::Promoted(term) => {
                     self.apply(std::mem::take(&mut batch), now_ms, &mut turn);
@@ -314,7 +379,7 @@ impl Member {
             }
         }
         self.apply(batch, now_ms, &mut turn);
-        turn
+        Ok(turn)
     }
 
     fn apply(&mut self, entries: Vec<LogEntry>, now_ms: u64, turn: &mut ApplyTurn) {
@@ -334,6 +399,11 @@ impl Member {
             }
         }
         self.keeper.follow(applied.iter().flat_map(|one| one.effects.leases.iter().copied()), now_ms);
+        self.let_reads_go(now_ms, turn);
+        turn.applied.extend(entries.into_iter().zip(applied));
+    }
+
+    fn let_reads_go(&mut self, now_ms: u64, turn: &mut ApplyTurn) {
         let index = self.state.applied().0;
         let mut ready = Vec::new();
         self.read_waits.retain_mut(|reads| {
@@ -344,7 +414,6 @@ impl Member {
             waits
         });
         turn.ready.extend(self.deliver(ready, now_ms));
-        turn.applied.extend(entries.into_iter().zip(applied));
     }
 
     /// The watch thread; whether there is more to do.
@@ -357,6 +426,10 @@ impl Member {
     pub(super) fn reclaim_turn(&mut self, flush: bool, keep: LogIndex) -> Result<bool, Died> {
         if flush {
             self.engine.flush();
+        }
+        // Archives read history that compaction lets go, and whoever gets one goes on behind it.
+        if !self.open.is_empty() || self.state.installing().is_some() {
+            return Ok(false);
         }
         let cut = node::give_back(&self.engine, KEEP_ENTRIES, &mut self.dropped).min(keep);
         if cut <= self.cut {
@@ -376,6 +449,28 @@ impl Member {
     pub(super) fn leases(&self) -> usize {
         conclave_server::lease::all(&self.state.read_view().view).len()
     }
+}
+
+/// A crash between raft's taking an archive and its being the state: it is put in before anything else.
+fn put_in_what_is_due(
+    machine: &Machine,
+    cluster: ClusterId,
+    recovered: &Recovered,
+    state: &mut State,
+) -> Result<(Staging<SimFolder>, bool), Died> {
+    let mut staging = Staging::open(machine.disk.folder(ARCHIVES), cluster).map_err(|_| Died)?;
+    let due = node::install_due(recovered, &facts(state), state.installing(), staging.staged());
+    let reinstalled = due.expect("an archive that raft took is there");
+    if reinstalled {
+        let meta = staging.staged().expect("it is due").clone();
+        Install::new(&mut staging, &meta).finish(&mut staging, state).map_err(|_| Died)?;
+    }
+    staging.discard_applied(state.applied().0).map_err(|_| Died)?;
+    Ok((staging, reinstalled))
+}
+
+fn driver_config(member: MemberId, boot: u64, seed: u64) -> DriverConfig {
+    DriverConfig { member, boot, heartbeat_ms: 100, election_ms: ELECTION_MS, proposal_timeout_ms: TIMEOUT_MS, seed }
 }
 
 fn encode_own(identity: Identity, term: Term, kind: Kind) -> bytes::Bytes {

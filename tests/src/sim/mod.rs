@@ -37,9 +37,11 @@ mod machine;
 mod member;
 mod network;
 
+mod archives;
 mod clients;
 mod heal;
 mod nemesis;
+mod rot;
 mod turns;
 mod watcher;
 mod world;

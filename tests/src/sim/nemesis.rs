@@ -113,9 +113,11 @@ impl World {
         if self.rng.random_bool(0.7) {
             let rng = &mut self.rng;
             machine.disk.power_off(&mut |below| rng.random_range(0..below));
+            self.rot(member);
         } else {
             machine.disk.kill();
         }
+        let machine = &mut self.machines[member];
         machine.engine = machine.engine.crash(&mut self.rng);
         machine.paused_until_us = 0;
         if ran {
@@ -130,6 +132,29 @@ impl World {
         let long = if self.rng.random_ratio(1, 10) { 30_000_000 } else { 3_000_000 };
         let down = if healing { 0 } else { self.rng.random_range(0..long) };
         self.schedule.after(down, Task::Start(member));
+    }
+
+    /// A disk that lost its power may have lost more. A minority may, or nobody could say what was promised.
+    fn rot(&mut self, member: usize) {
+        let minority = (self.machines.len() - 1) / 2;
+        let rotten = self.machines.iter().filter(|machine| machine.rotten).count();
+        let machine = &mut self.machines[member];
+        if !self.options.rot || rotten >= minority || machine.rotten || !self.rng.random_ratio(1, 6) {
+            return;
+        }
+        if super::rot::damage(&machine.disk, &mut self.rng) {
+            machine.rotten = true;
+            let id = machine.id;
+            self.note(format_args!("the log of m{id} rots"));
+            self.see(&super::seen::Seen::Damaged(id));
+        }
+    }
+
+    /// The process dies while it exchanges its state for another member's.
+    pub(super) fn crash_in_installation(&mut self, member: usize) {
+        if self.options.crashes && self.rng.random_ratio(1, 8) {
+            self.crash(member, "crashes while it installs");
+        }
     }
 
     fn ids(&self) -> Vec<MemberId> {

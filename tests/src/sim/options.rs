@@ -30,7 +30,11 @@ pub struct Options {
     pub reorder: bool,
     pub drift: bool,
     pub transfers: bool,
+    /// The logs of a minority lose what was synced.
+    pub rot: bool,
     pub log_cuts: bool,
+    /// Logs are cut whoever still needs them: then the whole state is sent.
+    pub archives: bool,
     /// Usual time of a message on its way.
     pub network_us: u64,
     /// Usual time of a sync.
@@ -65,7 +69,9 @@ impl Options {
             reorder: on(0.5),
             drift: on(0.6),
             transfers: on(0.5),
+            rot: on(0.3),
             log_cuts: on(0.8),
+            archives: on(0.7),
             clients: rng.random_range(2..=8),
             think_ms: rng.random_range(30..=500),
             calm_ms: rng.random_range(300..=4_000),
@@ -93,6 +99,7 @@ impl Options {
             duplicates: false,
             reorder: false,
             transfers: false,
+            rot: false,
             ..self
         }
     }

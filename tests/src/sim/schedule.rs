@@ -41,6 +41,8 @@ pub(super) enum Task {
     /// A client has waited long enough.
     TimeOut(u64),
     Watcher(usize),
+    /// A transfer of an archive goes on.
+    Archive(u64),
     PastRead,
     Misfortune,
     /// The trouble with this number is over.

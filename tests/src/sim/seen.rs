@@ -19,12 +19,18 @@ pub enum Seen {
     /// What the store of a member holds when it starts, unless it holds half an entry.
     Restored(Restored),
     Died(MemberId),
+    /// What was synced on the member's disk is not there any more, or not as it was.
+    Damaged(MemberId),
     /// Where raft stands, whenever that changed.
     Standing(MemberId, Standing),
     /// A message left its member.
     Sent(Message),
     /// Entries were handed to the member's log, not synced yet. They replace what it held from the first of them on.
     Logged(MemberId, Vec<Slot>),
+    /// The member's log begins anew behind this entry; what it held is gone.
+    LogBegins(MemberId, (LogIndex, Term)),
+    /// A member's state is the one behind this entry, which another member sent.
+    Installed(MemberId, LogIndex),
     /// A member applied an entry, with an outcome that has this digest.
     Applied(MemberId, Slot, u32),
     /// An entry was applied for the first time anywhere: from now on it is the truth.

@@ -12,6 +12,7 @@ use rand::RngExt;
 
 use super::{
     member::{ApplyTurn, Died, Member, RaftTurn, slot},
+    options::Options,
     oracle::{ORACLE, contents, outcome},
     schedule::{Task, Thread},
     seen::{Answer, Decided, Seen},
@@ -24,7 +25,7 @@ const LOOK_ONE_IN: u32 = 8;
 impl World {
     pub(super) fn start(&mut self, place: usize) {
         let machine = &mut self.machines[place];
-        if machine.member.is_some() {
+        if machine.member.is_some() || machine.refuses {
             return;
         }
         machine.life += 1;
@@ -33,12 +34,18 @@ impl World {
         let seed = self.rng.random();
         let started = match Member::start(machine, &self.first, self.cluster, seed) {
             Ok(started) => started,
+            Err(Died) if self.machines[place].refuses => {
+                self.counts.rotten += 1;
+                return self.note(format_args!("m{} refuses to start: its log is rotten", place + 1));
+            }
             Err(Died) => return self.died(place),
         };
+        let machine = &mut self.machines[place];
         let (id, life, now_us) = (machine.id, machine.life, self.schedule.now_us());
         machine.begin_ticking(now_us);
         let tick_at = machine.next_tick_at_us();
         self.counts.torn_tails += u64::from(started.torn);
+        self.counts.archives_redone += u64::from(started.reinstalled);
         let last = started.seen.log.last().map_or(started.seen.base.0, |slot| slot.index);
         self.note(format_args!(
             "m{id} starts: term {}, log {} to {last}, applied {}, torn {}",
@@ -98,10 +105,16 @@ impl World {
             Thread::Mark if member.log_waits() == 0 => member.mark_turn(),
             Thread::Mark => Ok(()),
             Thread::Apply => {
-                let count = if member.apply_waits() == 0 { 0 } else { self.rng.random_range(1..=member.apply_waits()) };
+                let waits = member.items_wait();
+                let count = if waits == 0 { 0 } else { self.rng.random_range(1..=waits) };
                 let turn = member.apply_turn(count, now_ms);
-                self.applied(place, turn);
-                Ok(())
+                let installs = member.installs();
+                turn.map(|turn| {
+                    self.applied(place, turn);
+                    if installs {
+                        self.crash_in_installation(place);
+                    }
+                })
             }
             Thread::Watch => {
                 if member.watch_turn(now_ms) {
@@ -110,9 +123,14 @@ impl World {
                 Ok(())
             }
             Thread::Reclaim => {
+                self.close_archives(place);
                 let flush = self.rng.random_bool(0.3);
-                let cuts = self.options.log_cuts;
-                let keep = if cuts { keep } else { conclave_server::types::LogIndex(0) };
+                let member = self.machines[place].member.as_mut().expect("it runs");
+                let keep = match self.options {
+                    Options { log_cuts: false, .. } => LogIndex(0),
+                    Options { archives: false, .. } => keep,
+                    _ => LogIndex(u64::MAX),
+                };
                 let cut = member.reclaim_turn(flush, keep);
                 self.wake_thread(place, Thread::Reclaim);
                 cut.map(|cut| self.counts.log_cuts += u64::from(cut))
@@ -126,6 +144,9 @@ impl World {
 
     fn raft_turned(&mut self, place: usize, turn: RaftTurn) {
         let id = self.machines[place].id;
+        if let Some(base) = turn.log_begins {
+            self.see(&Seen::LogBegins(id, base));
+        }
         if !turn.logged.is_empty() {
             self.see(&Seen::Logged(id, turn.logged));
         }
@@ -150,6 +171,12 @@ impl World {
             self.see(&Seen::Standing(id, standing));
         }
         self.send(turn.sent);
+        for to in turn.wanted {
+            self.archive_wanted(place, to);
+        }
+        for message in turn.snapshots {
+            self.archive_goes(place, message);
+        }
         self.counts.read_rounds += turn.confirmed;
         for ticket in turn.ready {
             self.ready(place, ticket);
@@ -234,7 +261,20 @@ impl World {
         for ticket in turn.ready {
             self.ready(place, ticket);
         }
+        if turn.installed {
+            self.installed(place);
+        }
         self.wake_thread(place, Thread::Watch);
+    }
+
+    fn installed(&mut self, place: usize) {
+        let machine = &mut self.machines[place];
+        let found = contents(machine.id, &machine.member.as_ref().expect("it installed").state);
+        machine.applied_to = found.applied.max(machine.applied_to);
+        self.counts.archives_installed += 1;
+        self.note(format_args!("m{} has the state at {}", found.member, found.applied));
+        self.see(&Seen::Installed(found.member, found.applied));
+        self.see(&Seen::Restored(found));
     }
 
     /// An entry that nobody applied before is the truth from now on.

@@ -13,6 +13,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
+    archives::Transfer,
     clients::{Client, Pending, SlowReader},
     commands::Leases,
     counts::Counts,
@@ -49,6 +50,7 @@ pub struct World {
     pub(super) leases: Leases,
     pub(super) slow: Option<SlowReader>,
     pub(super) troubles: BTreeMap<u64, Trouble>,
+    pub(super) transfers: BTreeMap<u64, Transfer>,
     /// Numbers operations, attempts and troubles.
     pub(super) sequence: u64,
     pub(super) leader: Option<MemberId>,
@@ -78,7 +80,7 @@ impl World {
         let first: Vec<_> = ids.iter().map(record).collect();
         let machines = ids.iter().map(|id| {
             let rate = if options.drift { rng.random_range(800..=1_200) } else { 1_000 };
-            Machine::new(*id, MemoryEngine::new(rng.random()), rate)
+            Machine::new(*id, members::cluster_id(&ids), MemoryEngine::new(rng.random()), rate)
         });
         let machines = machines.collect();
         let watchers = (0..WATCHERS).map(|_| Watcher::random(&mut rng)).collect();
@@ -100,6 +102,7 @@ impl World {
             leases: Leases::default(),
             slow: None,
             troubles: BTreeMap::new(),
+            transfers: BTreeMap::new(),
             sequence: 0,
             leader: None,
             last_leader: None,
@@ -183,6 +186,7 @@ impl World {
             Task::Client(client) => self.client(client),
             Task::Complete(ticket) => self.complete(ticket),
             Task::TimeOut(ticket) => self.time_out(ticket),
+            Task::Archive(transfer) => self.carry_archive(transfer),
             Task::Watcher(watcher) => self.watcher(watcher),
             Task::PastRead => self.past_read(),
             Task::Misfortune => self.misfortune(),

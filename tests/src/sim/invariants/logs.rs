@@ -45,6 +45,9 @@ impl Logs {
             Seen::Started(started) => {
                 self.0.insert(started.member, View { base: started.base, slots: started.log.clone() });
             }
+            Seen::LogBegins(member, base) => {
+                self.0.insert(*member, View { base: *base, slots: Vec::new() });
+            }
             Seen::Logged(member, slots) => self.0.entry(*member).or_default().take(slots),
             _ => {}
         }

@@ -20,6 +20,7 @@ mod r06_votes_last;
 mod r08_own_term;
 mod r09_on_a_quorum;
 mod r10_applied_is_true;
+mod r11_rotten_is_silent;
 
 mod k1_serializable;
 mod k2_durable;
@@ -112,6 +113,7 @@ fn all() -> Vec<(&'static str, Box<dyn Invariant>)> {
         ("R8 (terms commit themselves)", Box::<r08_own_term::OwnTerm>::default()),
         ("R9 (answered means on a quorum's disks)", Box::<r09_on_a_quorum::OnAQuorum>::default()),
         ("R10 (the applied index is true)", Box::<r10_applied_is_true::AppliedIsTrue>::default()),
+        ("R11 (who is rotten is silent)", Box::<r11_rotten_is_silent::RottenIsSilent>::default()),
         ("K1 (strict serializability)", Box::<k1_serializable::Serializable>::default()),
         ("K2 (durability)", Box::<k2_durable::Durable>::default()),
         ("K3 (revisions)", Box::<k3_revisions::Revisions>::default()),

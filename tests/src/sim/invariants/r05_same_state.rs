@@ -18,6 +18,10 @@ impl Invariant for SameState {
             Seen::Started(started) => {
                 self.applied.insert(started.member, started.applied);
             }
+            Seen::Installed(member, index) => {
+                let before = self.applied.insert(*member, *index).unwrap_or_default();
+                must(*index > before, || format!("m{member} went from {before} back to {index}"))?;
+            }
             Seen::Applied(member, slot, outcome) => {
                 let before = self.applied.insert(*member, slot.index).unwrap_or_default();
                 must(slot.index == before.next(), || format!("m{member} applied {} after {before}", slot.index))?;

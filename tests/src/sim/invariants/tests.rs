@@ -197,6 +197,12 @@ const RAFT: &[(&str, &str, Bend)] = &[
             _ => false,
         })
     }),
+    ("R11", "a member with a rotten log acknowledges", |mut history| {
+        let place = history.iter().rposition(|seen| vote(seen).is_some())?;
+        let (member, _, _) = vote(&history[place])?;
+        history.insert(place, Seen::Damaged(member));
+        Some(history)
+    }),
     ("R10", "a store has a key more", |history| restored(history, |kvs, _| kvs.push(KeyValue::default()))),
     ("R10", "a store has a lease more", |history| {
         restored(history, |_, leases| leases.push((conclave_server::types::LeaseId(77), 1)))
