@@ -82,7 +82,7 @@ fn golden_entries_mean_what_they_meant() {
         Kind::Txn(txn()),
         Kind::Compact(Compact { revision: 1 << 40 }),
         Kind::LeaseGrant(LeaseGrant { id: i64::MAX, ttl_ms: 60_000 }),
-        Kind::LeaseRevoke(LeaseRevoke { id: 1, expired: true }),
+        Kind::LeaseRevoke(LeaseRevoke { id: 1, expired: true, granted_index: 300 }),
         Kind::MemberPublish(MemberPublish {
             id: u64::MAX,
             name: "default".into(),

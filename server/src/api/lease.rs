@@ -40,7 +40,7 @@ fn choose_id() -> i64 {
 
 pub(super) async fn revoke(api: &Api, message: Bytes, idempotency: Bytes) -> Result<Bytes, Status> {
     let request: pb::LeaseRevokeRequest = frame::decode(message)?;
-    let command = command::Kind::LeaseRevoke(LeaseRevoke { id: request.id, expired: false });
+    let command = command::Kind::LeaseRevoke(LeaseRevoke { id: request.id, ..LeaseRevoke::default() });
     let answer = api.handle.propose(command, idempotency).await?;
     Ok(answered!(api, answer, LeaseRevoke))
 }

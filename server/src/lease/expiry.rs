@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::types::LeaseId;
+use super::Grant;
+use crate::types::{LeaseId, LogIndex};
 
 /// A lease that ran out and is still there after this time is handed out again: its revocation may have been lost on
 /// the way to the log. etcd waits as long.
@@ -32,6 +33,7 @@ struct Deadlines {
 
 #[derive(Clone, Copy, Debug)]
 struct Lease {
+    granted: LogIndex,
     ttl_ms: u64,
     deadline: u64,
     /// Its time in `due`.
@@ -48,21 +50,21 @@ impl Expiry {
     /// answered are not known here. Many leases get more, none gets less. `grace_ms`: what a renewal adds to the TTL.
     pub fn promote(
         &mut self,
-        leases: impl Iterator<Item = (LeaseId, i64)>,
+        leases: impl Iterator<Item = (LeaseId, Grant)>,
         now_ms: u64,
         extend_ms: u64,
         grace_ms: u64,
     ) {
-        let mut found: Vec<(u64, LeaseId, u64)> = leases
-            .map(|(id, ttl)| (now_ms.saturating_add(extend_ms).saturating_add(millis(ttl)), id, millis(ttl)))
-            .collect();
+        let latest = now_ms.saturating_add(extend_ms);
+        let mut found: Vec<(u64, LeaseId, Grant)> =
+            leases.map(|(id, grant)| (latest.saturating_add(millis(grant.ttl_ms)), id, grant)).collect();
         if found.len() >= SPREAD_FROM {
-            found.sort_unstable();
+            found.sort_unstable_by_key(|(deadline, id, _)| (*deadline, *id));
             spread(&mut found);
         }
         let mut deadlines = Deadlines { grace_ms, ..Deadlines::default() };
-        for (deadline, id, ttl_ms) in found {
-            deadlines.set(id, Lease { ttl_ms, deadline, due: deadline });
+        for (deadline, id, grant) in found {
+            deadlines.set(id, Lease { granted: grant.index, ttl_ms: millis(grant.ttl_ms), deadline, due: deadline });
         }
         self.0 = Some(deadlines);
     }
@@ -78,10 +80,11 @@ impl Expiry {
         self.0.is_some()
     }
 
-    pub fn granted(&mut self, id: LeaseId, ttl_ms: i64, now_ms: u64) {
+    pub fn granted(&mut self, id: LeaseId, grant: Grant, now_ms: u64) {
         if let Some(deadlines) = &mut self.0 {
-            let deadline = now_ms.saturating_add(millis(ttl_ms)).saturating_add(deadlines.grace_ms);
-            deadlines.set(id, Lease { ttl_ms: millis(ttl_ms), deadline, due: deadline });
+            let ttl_ms = millis(grant.ttl_ms);
+            let deadline = now_ms.saturating_add(ttl_ms).saturating_add(deadlines.grace_ms);
+            deadlines.set(id, Lease { granted: grant.index, ttl_ms, deadline, due: deadline });
         }
     }
 
@@ -115,8 +118,9 @@ impl Expiry {
         Some((signed(left), signed(lease.ttl_ms)))
     }
 
-    /// At most `max` leases that ran out and were not handed out within the last [`RETRY_MS`], oldest first.
-    pub fn take_expired(&mut self, now_ms: u64, max: usize) -> Vec<LeaseId> {
+    /// At most `max` leases that ran out and were not handed out within the last [`RETRY_MS`], oldest first, each with
+    /// the log index of its grant.
+    pub fn take_expired(&mut self, now_ms: u64, max: usize) -> Vec<(LeaseId, LogIndex)> {
         let Some(deadlines) = &mut self.0 else { return Vec::new() };
         let mut taken = Vec::new();
         while taken.len() < max
@@ -126,7 +130,7 @@ impl Expiry {
             let lease = deadlines.leases[&id];
             assert!(lease.deadline <= due, "a lease is looked at before its deadline");
             deadlines.set(id, Lease { due: now_ms + RETRY_MS, ..lease });
-            taken.push(id);
+            taken.push((id, lease.granted));
         }
         taken
     }
@@ -163,7 +167,7 @@ impl Deadlines {
 }
 
 /// Moves deadlines, sorted, later so that no second holds more than [`SPREAD_PER_SECOND`] of them.
-fn spread(sorted: &mut [(u64, LeaseId, u64)]) {
+fn spread(sorted: &mut [(u64, LeaseId, Grant)]) {
     let mut earliest_us = 0;
     for (deadline, _, _) in sorted {
         let at_us = deadline.saturating_mul(1_000).max(earliest_us);

@@ -10,6 +10,8 @@
 //!   tables after each entry).
 //! - No lease is handed out as expired before its time to live has passed since the last renewal that was answered, nor
 //!   since this member became leader (`expiry` model test).
+//! - An expiry is of one grant: a lease that was granted later under the same id outlives it (`state` script `leases`,
+//!   simulator with ids that are used again).
 //! - A lease that ran out is not renewed any more, though it is not revoked yet: a client that was told so must find its
 //!   keys deleted.
 //! - Nothing here grows with the number of keys in memory: the table lives in the engine, the expiry holds one entry a

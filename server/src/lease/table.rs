@@ -1,27 +1,36 @@
-//! The replicated table: id to granted TTL, and which keys hang on each lease. All of it in the engine, nothing in memory.
+//! The replicated table: id to grant, and which keys hang on each lease. All of it in the engine, nothing in memory.
 //!
-//! Values, version 1: of a lease the TTL in milliseconds as a varint; of an attached key nothing.
+//! Values, version 1: of a lease, as varints, the TTL in milliseconds and the log index of its grant; of an attached key
+//! nothing.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{decode_varint, encode_varint};
 
 use crate::{
     engine::{self, Batch, Family, Key, Read},
-    types::LeaseId,
+    types::{LeaseId, LogIndex},
 };
 
 /// First byte of every value of both families.
 const VERSION: u8 = 1;
 const ATTACHED: Bytes = Bytes::from_static(&[VERSION]);
 
-/// The granted TTL; none: there is no such lease.
-#[must_use]
-pub fn ttl_ms(read: &impl Read, id: LeaseId) -> Option<i64> {
-    read.get(&Key::Lease(id)).map(|value| read_ttl(id, &value))
+/// A lease as it was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    pub ttl_ms: i64,
+    /// Where the grant stands in the log. It tells a lease from an earlier one of the same id.
+    pub index: LogIndex,
 }
 
-pub fn grant(batch: &mut Batch, id: LeaseId, ttl_ms: i64) {
-    batch.put(&Key::Lease(id), encode_ttl(ttl_ms));
+/// None: there is no such lease.
+#[must_use]
+pub fn get(read: &impl Read, id: LeaseId) -> Option<Grant> {
+    read.get(&Key::Lease(id)).map(|value| read_grant(id, &value))
+}
+
+pub fn grant(batch: &mut Batch, id: LeaseId, grant: Grant) {
+    batch.put(&Key::Lease(id), encode(grant));
 }
 
 /// Forgets the lease itself. Its keys must have been detached before.
@@ -63,36 +72,38 @@ pub fn keys_from(read: &impl Read, id: LeaseId, first: &[u8], max: usize) -> Vec
     found
 }
 
-/// All leases: (id, granted TTL in ms), by id.
+/// All leases, by id.
 #[must_use]
-pub fn all(read: &impl Read) -> Vec<(LeaseId, i64)> {
+pub fn all(read: &impl Read) -> Vec<(LeaseId, Grant)> {
     let mut found = Vec::new();
     let mut cursor = read.scan(Family::Leases, &[], None);
     while cursor.valid() {
         let Ok(Key::Lease(id)) = Key::decode(Family::Leases, cursor.key()) else {
             engine::fatal("reading the table of leases", "a key that is no lease id")
         };
-        found.push((id, read_ttl(id, cursor.value())));
+        found.push((id, read_grant(id, cursor.value())));
         cursor.next();
     }
     found
 }
 
-fn read_ttl(id: LeaseId, value: &[u8]) -> i64 {
-    decode_ttl(value).unwrap_or_else(|| {
+fn read_grant(id: LeaseId, value: &[u8]) -> Grant {
+    decode(value).unwrap_or_else(|| {
         engine::fatal("reading the table of leases", format!("the value of lease {:x} cannot be read", id.0))
     })
 }
 
-pub(super) fn encode_ttl(ttl_ms: i64) -> Bytes {
-    let mut out = BytesMut::with_capacity(10);
+pub(super) fn encode(grant: Grant) -> Bytes {
+    let mut out = BytesMut::with_capacity(20);
     out.put_u8(VERSION);
-    encode_varint(u64::try_from(ttl_ms).expect("a granted TTL is positive"), &mut out);
+    encode_varint(u64::try_from(grant.ttl_ms).expect("a granted TTL is positive"), &mut out);
+    encode_varint(grant.index.0, &mut out);
     out.freeze()
 }
 
-pub(super) fn decode_ttl(value: &[u8]) -> Option<i64> {
+pub(super) fn decode(value: &[u8]) -> Option<Grant> {
     let (VERSION, mut rest) = value.split_first().map(|(version, rest)| (*version, rest))? else { return None };
-    let ttl = i64::try_from(decode_varint(&mut rest).ok()?).ok()?;
-    rest.is_empty().then_some(ttl)
+    let ttl_ms = i64::try_from(decode_varint(&mut rest).ok()?).ok()?;
+    let index = LogIndex(decode_varint(&mut rest).ok()?);
+    rest.is_empty().then_some(Grant { ttl_ms, index })
 }

@@ -3,12 +3,17 @@ use std::collections::BTreeMap;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Expiry, MAX_TTL_SECONDS, clamp_ttl, expiry::RETRY_MS, table};
+use super::{Expiry, Grant, MAX_TTL_SECONDS, clamp_ttl, expiry::RETRY_MS, table};
 use crate::{
     engine::{Batch, Engine},
     error::Error,
-    types::LeaseId,
+    types::{LeaseId, LogIndex},
 };
+
+/// The index is that of the TTL, so that a test can tell whose it is.
+fn lasting(ttl_ms: i64) -> Grant {
+    Grant { ttl_ms, index: LogIndex(ttl_ms.unsigned_abs()) }
+}
 
 #[test]
 fn ttl_is_clamped_as_etcd_does() {
@@ -24,10 +29,11 @@ fn ttl_is_clamped_as_etcd_does() {
 
 #[test]
 fn golden() {
-    assert_eq!(&table::encode_ttl(60_000)[..], b"\x01\xe0\xd4\x03");
-    assert_eq!(table::decode_ttl(b"\x01\xe0\xd4\x03"), Some(60_000));
-    for rot in [b"".as_slice(), b"\x01", b"\x02\x01", b"\x01\xe0", b"\x01\x01\x00"] {
-        assert_eq!(table::decode_ttl(rot), None, "{rot:?}");
+    let example = Grant { ttl_ms: 60_000, index: LogIndex(300) };
+    assert_eq!(&table::encode(example)[..], b"\x01\xe0\xd4\x03\xac\x02");
+    assert_eq!(table::decode(b"\x01\xe0\xd4\x03\xac\x02"), Some(example));
+    for rot in [b"".as_slice(), b"\x01", b"\x02\x01\x01", b"\x01\xe0", b"\x01\x01", b"\x01\x01\x01\x00"] {
+        assert_eq!(table::decode(rot), None, "{rot:?}");
     }
 }
 
@@ -36,7 +42,7 @@ fn keys_of_one_lease_are_apart_from_its_neighbours() {
     let engine = Engine::memory();
     let mut batch = Batch::new(engine.view());
     for id in [i64::MIN, -1, 1, 2, i64::MAX] {
-        table::grant(&mut batch, LeaseId(id), id.unsigned_abs().min(1 << 40) as i64);
+        table::grant(&mut batch, LeaseId(id), lasting(id.unsigned_abs().min(1 << 40) as i64));
         for key in [b"a".as_slice(), b"\0", b"\xff\xff", b"b"] {
             table::attach(&mut batch, LeaseId(id), key);
         }
@@ -50,8 +56,8 @@ fn keys_of_one_lease_are_apart_from_its_neighbours() {
     assert_eq!(table::keys_from(&view, LeaseId(2), b"a", 2), [b"a".as_slice(), b"b"]);
     let ids: Vec<i64> = table::all(&view).into_iter().map(|(id, _)| id.0).collect();
     assert_eq!(ids, [i64::MIN, -1, 1, 2, i64::MAX]);
-    assert_eq!(table::ttl_ms(&view, LeaseId(2)), Some(2));
-    assert_eq!(table::ttl_ms(&view, LeaseId(9)), None);
+    assert_eq!(table::get(&view, LeaseId(2)), Some(lasting(2)));
+    assert_eq!(table::get(&view, LeaseId(9)), None);
 }
 
 /// What the clockwork promises, told naively: deadlines in a map, every question answered by looking at all of them.
@@ -74,7 +80,7 @@ fn expiry_agrees_with_a_naive_model() {
             match rng.random_range(0..100) {
                 0..15 => {
                     let ttl = rng.random_range(1..8_000u64);
-                    expiry.granted(id, ttl as i64, now);
+                    expiry.granted(id, lasting(ttl as i64), now);
                     model.leases.insert(id, (ttl, now + ttl + grace, now + ttl + grace));
                 }
                 15..25 => {
@@ -94,8 +100,8 @@ fn expiry_agrees_with_a_naive_model() {
                     let max = rng.random_range(0..5);
                     let mut due: Vec<_> = model.leases.iter().filter(|(_, lease)| lease.2 <= now).collect();
                     due.sort_by_key(|(id, lease)| (lease.2, **id));
-                    let due: Vec<LeaseId> = due.into_iter().map(|(id, _)| *id).take(max).collect();
-                    for id in &due {
+                    let due: Vec<_> = due.into_iter().map(|(id, lease)| (*id, LogIndex(lease.0))).take(max).collect();
+                    for (id, _) in &due {
                         model.leases.get_mut(id).expect("it is due").2 = now + RETRY_MS;
                     }
                     expired += due.len();
@@ -105,7 +111,8 @@ fn expiry_agrees_with_a_naive_model() {
                     let extend = rng.random_range(0..3_000);
                     expiry.demote();
                     assert_eq!(expiry.renew(id, now), None);
-                    expiry.promote(model.leases.iter().map(|(id, lease)| (*id, lease.0 as i64)), now, extend, grace);
+                    let leases = model.leases.iter().map(|(id, lease)| (*id, lasting(lease.0 as i64)));
+                    expiry.promote(leases, now, extend, grace);
                     for lease in model.leases.values_mut() {
                         lease.1 = now + extend + lease.0;
                         lease.2 = lease.1;
@@ -128,7 +135,7 @@ fn expiry_agrees_with_a_naive_model() {
 #[test]
 fn a_new_leader_spreads_what_would_run_out_at_once() {
     let mut expiry = Expiry::new();
-    expiry.promote((1..=3_000).map(|id| (LeaseId(id), 5_000)), 10_000, 1_000, 0);
+    expiry.promote((1..=3_000).map(|id| (LeaseId(id), lasting(5_000))), 10_000, 1_000, 0);
     assert_eq!(expiry.take_expired(15_999, usize::MAX), []);
     let first = expiry.take_expired(16_000, usize::MAX).len();
     assert_eq!(first, 1);
@@ -144,7 +151,7 @@ fn a_new_leader_spreads_what_would_run_out_at_once() {
 #[test]
 fn few_leases_are_not_spread() {
     let mut expiry = Expiry::new();
-    expiry.promote((1..=999).map(|id| (LeaseId(id), 5_000)), 0, 0, 0);
+    expiry.promote((1..=999).map(|id| (LeaseId(id), lasting(5_000))), 0, 0, 0);
     assert_eq!(expiry.take_expired(4_999, usize::MAX).len(), 0);
     assert_eq!(expiry.take_expired(5_000, usize::MAX).len(), 999);
 }
@@ -152,7 +159,7 @@ fn few_leases_are_not_spread() {
 #[test]
 fn who_does_not_lead_knows_nothing() {
     let mut expiry = Expiry::new();
-    expiry.granted(LeaseId(1), 5_000, 0);
+    expiry.granted(LeaseId(1), lasting(5_000), 0);
     expiry.revoked(LeaseId(1));
     assert!(!expiry.keeps_time());
     assert_eq!(expiry.renew(LeaseId(1), 0), None);

@@ -14,7 +14,7 @@ use crate::{
     lease::{self, Expiry},
     mvcc::ReadView,
     state::LeaseEffect,
-    types::{LeaseId, Term},
+    types::{LeaseId, LogIndex, Term},
 };
 
 /// How often leases that ran out are looked for. etcd looks every 500 ms; a lease lives at most this much too long.
@@ -69,7 +69,7 @@ impl Keeper {
         let mut inner = self.lock();
         for effect in effects {
             match effect {
-                LeaseEffect::Granted { id, ttl_ms } => inner.expiry.granted(id, ttl_ms, now_ms),
+                LeaseEffect::Granted { id, grant } => inner.expiry.granted(id, grant, now_ms),
                 LeaseEffect::Revoked { id } => inner.expiry.revoked(id),
             }
         }
@@ -90,7 +90,9 @@ impl Keeper {
     /// Commands that revoke what ran out, bounded; the rest comes with the next look.
     pub fn expired(&self, term: Term, now_ms: u64) -> Vec<command::Kind> {
         let expired = self.with(term, |expiry| expiry.take_expired(now_ms, MAX_REVOKES_A_LOOK));
-        let revoke = |LeaseId(id)| command::Kind::LeaseRevoke(LeaseRevoke { id, expired: true });
+        let revoke = |(LeaseId(id), LogIndex(granted_index))| {
+            command::Kind::LeaseRevoke(LeaseRevoke { id, expired: true, granted_index })
+        };
         expired.unwrap_or_default().into_iter().map(revoke).collect()
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn apply(work: &mut Work<'_>, kind: &Kind, terms: Terms) -> Result<Re
 
 /// What can fail in a put, on the state as it is.
 pub(super) fn check_put(read: &impl Read, r: &pb::PutRequest) -> Result<(), Error> {
-    if r.lease != 0 && lease::ttl_ms(read, LeaseId(r.lease)).is_none() {
+    if r.lease != 0 && lease::get(read, LeaseId(r.lease)).is_none() {
         return Err(Error::LeaseNotFound);
     }
     if (r.ignore_value || r.ignore_lease) && mvcc::get(read, &r.key).is_none() {
@@ -105,14 +105,14 @@ fn lease_grant(work: &mut Work<'_>, r: &entry::LeaseGrant) -> Result<Reply, Erro
         if r.ttl_ms > MAX_TTL_SECONDS * 1_000 {
             return Err(Error::LeaseTTLTooLarge);
         }
-        if lease::ttl_ms(work.read(), id).is_some() {
+        if lease::get(work.read(), id).is_some() {
             return Err(Error::LeaseExist);
         }
         // The proposer raised the TTL to the least that its election timeout allows; a lease of no time at all would
         // have run out before it was granted.
-        let ttl_ms = r.ttl_ms.max(1_000);
-        lease::grant(work.batch(), id, ttl_ms);
-        work.leases.push(LeaseEffect::Granted { id, ttl_ms });
+        let grant = lease::Grant { ttl_ms: r.ttl_ms.max(1_000), index: work.index() };
+        lease::grant(work.batch(), id, grant);
+        work.leases.push(LeaseEffect::Granted { id, grant });
     }
     work.end_op();
     Ok(Reply::LeaseGrant(pb::LeaseGrantResponse {
@@ -126,14 +126,17 @@ fn lease_grant(work: &mut Work<'_>, r: &entry::LeaseGrant) -> Result<Reply, Erro
 /// Deletes the keys of the lease in order, in one revision, then the lease.
 ///
 /// A revocation that a leader's clock asked for counts only in the term in which it was proposed: under the next leader
-/// the lease has been given more time, and a client may have been told so.
+/// the lease has been given more time, and a client may have been told so. It counts only for the grant that ran out: a
+/// client may have revoked that lease and been granted another one of the same id, both in front of this entry.
 fn lease_revoke(work: &mut Work<'_>, r: &entry::LeaseRevoke, terms: Terms) -> Result<Reply, Error> {
-    if r.expired && terms.proposed != terms.committed {
+    let id = LeaseId(r.id);
+    let grant = lease::get(work.read(), id);
+    let is_another = grant.is_some_and(|grant| grant.index.0 != r.granted_index);
+    if r.expired && (is_another || terms.proposed != terms.committed) {
         return Ok(Reply::Done);
     }
-    let id = LeaseId(r.id);
     if work.begin_op() {
-        if lease::ttl_ms(work.read(), id).is_none() {
+        if grant.is_none() {
             return Err(Error::LeaseNotFound);
         }
         let mut first = Vec::new();

@@ -69,6 +69,7 @@ pub use txn::{is_read_only, is_serializable, read_txn};
 
 use crate::{
     error::Error,
+    lease::Grant,
     mvcc::Change,
     types::{LeaseId, LogIndex, Revision, Term},
 };
@@ -116,7 +117,7 @@ pub enum Events {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseEffect {
-    Granted { id: LeaseId, ttl_ms: i64 },
+    Granted { id: LeaseId, grant: Grant },
     Revoked { id: LeaseId },
 }
 

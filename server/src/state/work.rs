@@ -157,6 +157,11 @@ impl<'w> Work<'w> {
         Self { revision, sub: Sub(1), from: u64::MAX, outcome, ..Self::begin(writer, settled, index) }
     }
 
+    /// Where the entry stands in the log.
+    pub(super) fn index(&self) -> LogIndex {
+        self.index
+    }
+
     pub(super) fn read(&self) -> &Batch {
         &self.writer.batch
     }

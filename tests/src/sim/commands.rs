@@ -24,14 +24,18 @@ pub(super) fn range_end(rng: &mut impl Rng) -> Bytes {
 }
 
 /// The ids of leases that clients know.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Leases {
     known: [i64; LEASES],
-    /// Ids are granted again when their lease is gone. An expiry then may hit the wrong one of the two.
-    pub(super) reuse: bool,
+    /// Ids are granted again when their lease is gone: an expiry on its way must not hit the new one.
+    reuse: bool,
 }
 
 impl Leases {
+    pub(super) fn new(reuse: bool) -> Self {
+        Self { known: [0; LEASES], reuse }
+    }
+
     pub(super) fn any(&self, rng: &mut impl Rng) -> LeaseId {
         LeaseId(self.known[rng.random_range(0..LEASES)].max(1))
     }
@@ -85,6 +89,6 @@ pub(super) fn random(rng: &mut impl Rng, leases: &mut Leases, unique: u64, revis
         72..84 => Kind::Txn(txn(rng, leases, unique)),
         84..88 => Kind::Compact(Compact { revision: (revision.0 - rng.random_range(0..20)).max(1) }),
         88..95 => Kind::LeaseGrant(LeaseGrant { id: leases.next_id(rng, unique), ttl_ms: TTL_MS }),
-        _ => Kind::LeaseRevoke(LeaseRevoke { id: leases.any(rng).0, expired: false }),
+        _ => Kind::LeaseRevoke(LeaseRevoke { id: leases.any(rng).0, ..LeaseRevoke::default() }),
     }
 }

@@ -11,10 +11,13 @@ use conclave_proto::{
 };
 use conclave_server::{
     error::Error,
+    lease::Grant,
     mvcc::{Change, KeyRange, Kind as ChangeKind, Position},
     state::Reply,
-    types::{LeaseId, Revision, Sub},
+    types::{LeaseId, LogIndex, Revision, Sub},
 };
+
+use super::seen::Slot;
 
 /// Leases live at least a second.
 const LEAST_TTL_MS: i64 = 1_000;
@@ -39,7 +42,7 @@ pub struct Model {
     now: BTreeMap<Bytes, KeyValue>,
     /// Every version of each key; none: it was deleted.
     past: BTreeMap<Bytes, Vec<(i64, Option<KeyValue>)>>,
-    leases: BTreeMap<i64, i64>,
+    leases: BTreeMap<i64, Grant>,
     answered: BTreeMap<Bytes, Expected>,
     /// Of the command under way.
     changes: Vec<Change>,
@@ -57,8 +60,8 @@ impl Model {
     }
 
     #[must_use]
-    pub fn leases(&self) -> Vec<(LeaseId, i64)> {
-        self.leases.iter().map(|(id, ttl)| (LeaseId(*id), *ttl)).collect()
+    pub fn leases(&self) -> Vec<(LeaseId, Grant)> {
+        self.leases.iter().map(|(id, grant)| (LeaseId(*id), *grant)).collect()
     }
 
     /// The range as it was at `revision`, compacted or not.
@@ -71,7 +74,7 @@ impl Model {
     }
 
     /// Executes one entry of the log.
-    pub fn apply(&mut self, entry: &entry::Entry, committed_term: u64) -> Expected {
+    pub fn apply(&mut self, entry: &entry::Entry, slot: Slot) -> Expected {
         let header = entry.header.clone().unwrap_or_default();
         let command = entry.command.as_ref().and_then(|command| command.kind.as_ref()).expect("an entry has a command");
         let key = header.idempotency_key;
@@ -81,7 +84,7 @@ impl Model {
             return Expected { reply: retold(first), changes: Vec::new(), repeated: true, ..first.clone() };
         }
         self.changes.clear();
-        let reply = self.execute(command, header.proposer_term == committed_term);
+        let reply = self.execute(command, slot.index, header.proposer_term == slot.term.0);
         let changes = std::mem::take(&mut self.changes);
         let made = !changes.is_empty();
         self.revision += i64::from(made);
@@ -92,7 +95,7 @@ impl Model {
         expected
     }
 
-    fn execute(&mut self, command: &Kind, own_term: bool) -> Result<Reply, Error> {
+    fn execute(&mut self, command: &Kind, index: LogIndex, own_term: bool) -> Result<Reply, Error> {
         match command {
             Kind::Put(put) => {
                 self.check_put(put)?;
@@ -109,12 +112,19 @@ impl Model {
             Kind::LeaseGrant(grant) if self.leases.contains_key(&grant.id) => Err(Error::LeaseExist),
             Kind::LeaseGrant(grant) => {
                 let ttl_ms = grant.ttl_ms.max(LEAST_TTL_MS);
-                self.leases.insert(grant.id, ttl_ms);
+                self.leases.insert(grant.id, Grant { ttl_ms, index });
                 let (header, ttl) = (self.header(), ttl_ms / 1_000);
                 Ok(Reply::LeaseGrant(pb::LeaseGrantResponse { header, id: grant.id, ttl, error: String::new() }))
             }
             // The leader that found it run out is not the leader any more.
             Kind::LeaseRevoke(revoke) if revoke.expired && !own_term => Ok(Reply::Done),
+            // The lease that ran out is gone, and this is another one.
+            Kind::LeaseRevoke(revoke)
+                if revoke.expired
+                    && self.leases.get(&revoke.id).is_some_and(|grant| grant.index.0 != revoke.granted_index) =>
+            {
+                Ok(Reply::Done)
+            }
             Kind::LeaseRevoke(revoke) if self.leases.remove(&revoke.id).is_none() => Err(Error::LeaseNotFound),
             Kind::LeaseRevoke(revoke) => {
                 for kv in self.matching(|kv| kv.lease == revoke.id) {

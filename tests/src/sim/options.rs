@@ -35,6 +35,8 @@ pub struct Options {
     pub log_cuts: bool,
     /// Logs are cut whoever still needs them: then the whole state is sent.
     pub archives: bool,
+    /// Ids of leases that are gone are granted again.
+    pub reused_leases: bool,
     /// Usual time of a message on its way.
     pub network_us: u64,
     /// Usual time of a sync.
@@ -72,6 +74,7 @@ impl Options {
             rot: on(0.3),
             log_cuts: on(0.8),
             archives: on(0.7),
+            reused_leases: on(0.5),
             clients: rng.random_range(2..=8),
             think_ms: rng.random_range(30..=500),
             calm_ms: rng.random_range(300..=4_000),

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use conclave_proto::mvccpb;
 use conclave_server::{
     error::Error,
+    lease::Grant,
     mvcc::{Change, KeyRange, Position},
     node::{Message, Standing},
     state::Reply,
@@ -93,7 +94,7 @@ pub struct Restored {
     pub applied: LogIndex,
     pub position: Position,
     pub kvs: Vec<mvccpb::KeyValue>,
-    pub leases: Vec<(LeaseId, i64)>,
+    pub leases: Vec<(LeaseId, Grant)>,
 }
 
 /// An entry of the truth and what applying it did.

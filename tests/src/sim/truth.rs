@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use conclave_proto::{conclave::raft::v1 as entry, mvccpb::KeyValue};
 use conclave_server::{
+    lease::Grant,
     mvcc::{Change, KeyRange, Position},
     types::{LeaseId, LogIndex, Revision},
 };
@@ -23,7 +24,7 @@ pub struct True {
     pub expected: Expected,
     /// Where the key space and the leases stand behind it.
     pub position: Position,
-    pub leases: Vec<(LeaseId, i64)>,
+    pub leases: Vec<(LeaseId, Grant)>,
     /// Keys that hung on the lease that it revokes, in front of it.
     pub attached: Vec<Bytes>,
 }
@@ -54,7 +55,7 @@ impl Truth {
         let attached = entry.as_ref().map(|entry| self.attached(entry)).unwrap_or_default();
         let nothing = |reply, revision| Expected { reply, changes: Vec::new(), revision, made: false, repeated: false };
         let expected = match &entry {
-            Some(entry) => self.model.apply(entry, decided.slot.term.0),
+            Some(entry) => self.model.apply(entry, decided.slot),
             None => nothing(Ok(conclave_server::state::Reply::Done), self.model.position().revision),
         };
         if !expected.changes.is_empty() {

@@ -99,7 +99,7 @@ impl World {
             clients,
             pending: BTreeMap::new(),
             watchers,
-            leases: Leases::default(),
+            leases: Leases::new(options.reused_leases),
             slow: None,
             troubles: BTreeMap::new(),
             transfers: BTreeMap::new(),

@@ -39,7 +39,8 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut group = Group::new(3, seed);
         let mut batch = Batch::new(group.leases.view());
-        (1..=LEASES).for_each(|id| lease::grant(&mut batch, LeaseId(id), TTL_MS));
+        let grant = lease::Grant { ttl_ms: TTL_MS, index: LogIndex(1) };
+        (1..=LEASES).for_each(|id| lease::grant(&mut batch, LeaseId(id), grant));
         group.leases.write(batch);
         (1..=3).for_each(|id| drop(group.start(id)));
         Self {

@@ -253,11 +253,11 @@ fn leases_run_out_by_the_leaders_clock() {
         assert_eq!(handle.lease_renew(LeaseId(8)).await.unwrap(), Some(60_000));
         assert_eq!(handle.lease_renew(LeaseId(9)).await.unwrap(), None);
         let mut look = looks();
-        while lease::ttl_ms(&handle.read_view().view, LeaseId(7)).is_some() {
+        while lease::get(&handle.read_view().view, LeaseId(7)).is_some() {
             look.tick().await;
         }
         assert_eq!(handle.leases_by_time().unwrap(), [LeaseId(8)]);
-        let revoke = |id| command::Kind::LeaseRevoke(LeaseRevoke { id, expired: false });
+        let revoke = |id| command::Kind::LeaseRevoke(LeaseRevoke { id, ..LeaseRevoke::default() });
         let again = handle.propose(revoke(7), Bytes::new()).await;
         assert_eq!(again.map(|_| ()), Err(Error::LeaseNotFound));
         handle.propose(revoke(8), Bytes::new()).await.unwrap();

@@ -23,7 +23,11 @@ pub(super) fn command(line: &str) -> Parsed<Kind> {
         "txn" => Kind::Txn(txn(&mut words)?),
         "compact" => Kind::Compact(entry::Compact { revision: words.number()? }),
         "grant" => Kind::LeaseGrant(entry::LeaseGrant { id: words.number()?, ttl_ms: words.number()? }),
-        "revoke" => Kind::LeaseRevoke(entry::LeaseRevoke { id: words.number()?, expired: words.flag("expired") }),
+        "revoke" => Kind::LeaseRevoke(entry::LeaseRevoke {
+            id: words.number()?,
+            expired: words.flag("expired"),
+            granted_index: words.option("granted")?.unsigned_abs(),
+        }),
         "publish" => Kind::MemberPublish(entry::MemberPublish {
             id: words.number()?.unsigned_abs(),
             name: words.next()?.into(),

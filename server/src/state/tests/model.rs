@@ -299,7 +299,7 @@ pub(super) fn random_command(rng: &mut ChaCha8Rng) -> Kind {
             }
             85..87 => Kind::Compact(entry::Compact { revision: rng.random_range(0..60) }),
             87..95 => Kind::LeaseGrant(entry::LeaseGrant { id: rng.random_range(1..5), ttl_ms: 5_000 }),
-            _ => Kind::LeaseRevoke(entry::LeaseRevoke { id: rng.random_range(1..5), expired: false }),
+            _ => Kind::LeaseRevoke(entry::LeaseRevoke { id: rng.random_range(1..5), ..Default::default() }),
         };
     }
 }

@@ -8,7 +8,8 @@ use goldenscript::{Argument, Command, Context};
 
 use super::{language, world::World};
 use crate::{
-    lease, members,
+    lease::{self, Grant},
+    members,
     mvcc::Kind,
     state::{
         Applied, Events, LeaseEffect, Reply, check_txn, is_read_only, query, range_reply, read_txn, tests::world::small,
@@ -85,9 +86,9 @@ impl Runner {
     fn leases(&self) -> String {
         let view = &self.0.view().view;
         let mut out = String::new();
-        for (id, ttl_ms) in lease::all(view) {
+        for (id, Grant { ttl_ms, index }) in lease::all(view) {
             let keys: Vec<_> = lease::keys(view, id).iter().map(|key| text(key)).collect();
-            let _ = writeln!(out, "lease {id} ttl {ttl_ms} ms keys {keys:?}");
+            let _ = writeln!(out, "lease {id} ttl {ttl_ms} ms since entry {index} keys {keys:?}");
         }
         out
     }
@@ -145,7 +146,7 @@ fn show(applied: &Applied) -> String {
     }
     for effect in &applied.effects.leases {
         let _ = match effect {
-            LeaseEffect::Granted { id, ttl_ms } => writeln!(out, "  lease {id} lives {ttl_ms} ms"),
+            LeaseEffect::Granted { id, grant } => writeln!(out, "  lease {id} lives {} ms", grant.ttl_ms),
             LeaseEffect::Revoked { id } => writeln!(out, "  lease {id} is gone"),
         };
     }

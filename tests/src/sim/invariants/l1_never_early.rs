@@ -63,7 +63,7 @@ impl Invariant for NeverEarly {
                 }
                 let entry = truth.at(decided.slot.index).and_then(|known| known.entry.as_ref());
                 let command = entry.and_then(|entry| entry.command.as_ref()?.kind.as_ref());
-                let Some(Kind::LeaseRevoke(LeaseRevoke { id, expired: true })) = command else { return Ok(()) };
+                let Some(Kind::LeaseRevoke(LeaseRevoke { id, expired: true, .. })) = command else { return Ok(()) };
                 if !matches!(decided.reply, Ok(Reply::LeaseRevoke(_))) {
                     return Ok(());
                 }

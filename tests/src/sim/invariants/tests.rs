@@ -5,6 +5,7 @@ use bytes::Bytes;
 use conclave_proto::{conclave::raft::v1::command::Kind, mvccpb::KeyValue};
 use conclave_server::{
     error::Error,
+    lease::Grant,
     node::{MessageKind, Standing},
     state::Reply,
     types::{LogIndex, MemberId, Revision, Term},
@@ -205,7 +206,9 @@ const RAFT: &[(&str, &str, Bend)] = &[
     }),
     ("R10", "a store has a key more", |history| restored(history, |kvs, _| kvs.push(KeyValue::default()))),
     ("R10", "a store has a lease more", |history| {
-        restored(history, |_, leases| leases.push((conclave_server::types::LeaseId(77), 1)))
+        restored(history, |_, leases| {
+            leases.push((conclave_server::types::LeaseId(77), Grant { ttl_ms: 1, index: LogIndex(1) }))
+        })
     }),
 ];
 
@@ -220,7 +223,7 @@ fn vote(seen: &Seen) -> Option<(MemberId, Term, MemberId)> {
 
 fn restored(
     history: History,
-    bend: impl Fn(&mut Vec<KeyValue>, &mut Vec<(conclave_server::types::LeaseId, i64)>),
+    bend: impl Fn(&mut Vec<KeyValue>, &mut Vec<(conclave_server::types::LeaseId, Grant)>),
 ) -> Option<History> {
     at_last(history, |seen| match seen {
         Seen::Restored(found) if found.applied > LogIndex(0) => {
