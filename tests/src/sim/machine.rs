@@ -37,9 +37,10 @@ pub(super) struct Machine {
     next_tick_us: u64,
     pub(super) paused_until_us: u64,
     pub(super) slow_until_us: u64,
-    /// Its log is rotten; it refuses to start.
+    /// It refuses to start, because its log is rotten.
     pub(super) refuses: bool,
-    pub(super) rotten: bool,
+    /// The disk as it was before the log on it rotted: what it had promised till then it had kept.
+    pub(super) before_rot: Option<SimDisk>,
     /// The highest index that it ever applied: its log matches every leader's up to there.
     pub(super) applied_to: LogIndex,
 }
@@ -61,7 +62,7 @@ impl Machine {
             paused_until_us: 0,
             slow_until_us: 0,
             refuses: false,
-            rotten: false,
+            before_rot: None,
             applied_to: LogIndex(0),
         }
     }
@@ -99,9 +100,10 @@ impl Machine {
     }
 
     /// Whether the entry would be there if the power failed now and everything that was not synced were lost: in the
-    /// log, or in the store if the log was cut above it.
+    /// log, or in the store if the log was cut above it. Of a rotten log, what it held before: rot is no fault of those
+    /// who counted on it.
     pub(super) fn holds(&self, index: LogIndex, term: Term) -> bool {
-        let disk = self.disk.fork();
+        let disk = self.before_rot.as_ref().unwrap_or(&self.disk).fork();
         disk.forget_plan();
         disk.power_off(&mut |_| 0);
         let options = LogOptions { must_exist: self.initialised, ..LOG };

@@ -145,7 +145,7 @@ impl Member {
         let (log, recovered) = match LogStore::open(machine.disk.folder(FOLDER), options) {
             Ok(opened) => opened,
             Err(OpenError::Failed(_)) => return Err(Died),
-            Err(OpenError::Rotten(_)) if machine.rotten => {
+            Err(OpenError::Rotten(_)) if machine.before_rot.is_some() => {
                 machine.refuses = true;
                 return Err(Died);
             }

@@ -137,13 +137,14 @@ impl World {
     /// A disk that lost its power may have lost more. A minority may, or nobody could say what was promised.
     fn rot(&mut self, member: usize) {
         let minority = (self.machines.len() - 1) / 2;
-        let rotten = self.machines.iter().filter(|machine| machine.rotten).count();
+        let rotten = self.machines.iter().filter(|machine| machine.before_rot.is_some()).count();
         let machine = &mut self.machines[member];
-        if !self.options.rot || rotten >= minority || machine.rotten || !self.rng.random_ratio(1, 6) {
+        if !self.options.rot || rotten >= minority || machine.before_rot.is_some() || !self.rng.random_ratio(1, 6) {
             return;
         }
+        let before = machine.disk.fork();
         if super::rot::damage(&machine.disk, &mut self.rng) {
-            machine.rotten = true;
+            machine.before_rot = Some(before);
             let id = machine.id;
             self.note(format_args!("the log of m{id} rots"));
             self.see(&super::seen::Seen::Damaged(id));
